@@ -1,0 +1,1 @@
+"""Kernel pairs for ops: a device backend (NVRTC) and a host backend that runs the same source."""

@@ -1,0 +1,1 @@
+"""Static checks for memory models; imports neither torch nor hecate_core."""

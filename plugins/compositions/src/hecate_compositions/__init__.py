@@ -1,0 +1,1 @@
+"""Distribution hecate-compositions; what it registers stands in plugin.py."""

@@ -1,0 +1,1 @@
+"""Distribution hecate-linear; what it registers stands in plugin.py."""

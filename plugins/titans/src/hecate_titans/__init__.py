@@ -1,0 +1,1 @@
+"""Distribution hecate-titans; what it registers stands in plugin.py."""
