@@ -1,0 +1,183 @@
+"""The op `affine`: the recurrence behind every memory that is affine in itself, exact in any chunking.
+
+    u_t = write_t v_t - erase_t M_{t-1} k_t
+    S_t = momentum_t S_{t-1} + u_t k_t^T          (without momentum: S_t = u_t k_t^T)
+    M_t = keep_t M_{t-1} + inject_t S_t           (inject defaults to 1)
+    y_t = M_t q_t
+
+Linear attention, Hebbian, delta rule, DGD and Titans with a matrix memory are cases of it
+(specs/forms/affine.md). A token with keep 1, erase 0, write 0, momentum 1, inject 0 changes nothing.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from hecate_core.ops import affine_reference as reference
+from hecate_core.ops.affine_reference import AffineInputs
+from hecate_core.shapes import Float, Tensor
+
+# How a token that must change nothing looks, by name of the coefficient.
+NEUTRAL = {"keep": 1.0, "erase": 0.0, "write": 0.0, "momentum": 1.0, "inject": 0.0}
+
+
+class AffineCoefficients(NamedTuple):
+    """The recurrence's coefficients per token, `[B, H, T]` each; None where a rule has no such term."""
+
+    keep: Float[Tensor, "B H T"]
+    erase: Float[Tensor, "B H T"] | None
+    write: Float[Tensor, "B H T"]
+    momentum: Float[Tensor, "B H T"] | None = None
+    inject: Float[Tensor, "B H T"] | None = None
+
+    def masked(self, due: Float[Tensor, "B 1 T"]) -> "AffineCoefficients":
+        """Neutral wherever the bool mask `due` is False; exact, not merely small."""
+        inject = self.inject
+        if inject is None and self.momentum is not None:
+            inject = torch.ones_like(self.keep)  # without it a resting token would let S into M
+        filled = self._replace(inject=inject)._asdict()
+        return self._make(None if one is None else torch.where(due, one, NEUTRAL[name]) for name, one in filled.items())
+
+
+class AffineTokens(NamedTuple):
+    """All per-token tensors of the op, in the order in which every implementation takes them."""
+
+    q: Float[Tensor, "B H T K"]
+    k: Float[Tensor, "B H T K"]
+    v: Float[Tensor, "B H T V"]
+    keep: Float[Tensor, "B H T"]
+    erase: Float[Tensor, "B H T"] | None
+    write: Float[Tensor, "B H T"]
+    momentum: Float[Tensor, "B H T"] | None
+    inject: Float[Tensor, "B H T"] | None
+
+
+class AffinePair(Protocol):
+    """One implementation of the op: a forward and its analytical backward, on flat tensors.
+
+    Dtypes are float32 or float64 for the reference; a kernel pair says what it takes. `surprise` is None
+    exactly when `tokens.momentum` is. `saved` is whatever this backward wants from its forward.
+    """
+
+    def forward(
+        self, tokens: AffineTokens, memory: Tensor, surprise: Tensor | None, chunk: int
+    ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """Reads `[B, H, T, V]`, final memory, final momentum or None, saved tensors."""
+        ...
+
+    def backward(
+        self,
+        tokens: AffineTokens,
+        saved: tuple[Tensor, ...],
+        chunk: int,
+        d_out: Tensor,
+        d_ends: tuple[Tensor, Tensor | None],
+    ) -> tuple[AffineTokens, Tensor, Tensor | None]:
+        """Gradients by every token tensor (None where it was None), first memory and first momentum."""
+        ...
+
+
+class ReferencePair:
+    """The op in plain torch, on any device; the meaning that kernel pairs are checked against."""
+
+    def forward(
+        self, tokens: AffineTokens, memory: Tensor, surprise: Tensor | None, chunk: int
+    ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """See `AffinePair.forward`; saves the memory each chunk began with and the updates u."""
+        joint = memory if surprise is None else torch.cat((memory, surprise), -1)
+        y, joint, saved = reference.forward(_into_chunks(tokens, chunk), joint)
+        y = y.flatten(2, 3)[:, :, : tokens.v.shape[2]]
+        return (y, *_apart(joint, surprise is not None), saved)
+
+    def backward(
+        self,
+        tokens: AffineTokens,
+        saved: tuple[Tensor, ...],
+        chunk: int,
+        d_out: Tensor,
+        d_ends: tuple[Tensor, Tensor | None],
+    ) -> tuple[AffineTokens, Tensor, Tensor | None]:
+        """See `AffinePair.backward`."""
+        starts, updates = saved
+        inputs = _into_chunks(tokens, chunk)
+        count, size = d_out.shape[2], inputs.k.shape[3]
+        d_out = F.pad(d_out, (0, 0, 0, -count % size)).unflatten(2, (-1, size))
+        d_joint = d_ends[0] if d_ends[1] is None else torch.cat((d_ends[0], d_ends[1]), -1)
+        grads, d_joint = reference.backward(inputs, (starts, updates), d_out, d_joint)
+        whole = [g if g is None else g.flatten(2, 3)[:, :, :count] for g in grads]
+        if tokens.inject is None:
+            whole[7] = None
+        return (AffineTokens._make(whole), *_apart(d_joint, d_ends[1] is not None))
+
+
+REFERENCE = ReferencePair()
+
+
+def affine(
+    tokens: AffineTokens,
+    memory: Float[Tensor, "B H V K"],
+    surprise: Float[Tensor, "B H V K"] | None,
+    chunk: int,
+    pair: AffinePair = REFERENCE,
+) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H V K"], Float[Tensor, "B H V K"] | None]:
+    """Reads after each token's write, the final memory and the final momentum S.
+
+    `surprise` is S before the first token and must be given exactly when `tokens.momentum` is.
+    Runs in float32 or wider; the reads come back in v's dtype, the memories in the wider one.
+    Gradients flow to every tensor by the pair's analytical backward, once.
+    Source: [2406.06484] Sec. 3 for the delta rule; derived: with momentum and inject, specs/forms/affine.md.
+    """
+    dtype = tokens.v.dtype
+    if tokens.v.shape[2] == 0:
+        return tokens.v, memory, surprise
+    wide = torch.promote_types(torch.promote_types(dtype, memory.dtype), torch.float32)
+    flat = [None if one is None else one.to(wide) for one in (*tokens, memory, surprise)]
+    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in flat):
+        y, memory, surprise = _Affine.apply(pair, chunk, *flat)
+    else:
+        y, memory, surprise, _ = pair.forward(AffineTokens._make(flat[:8]), flat[8], flat[9], chunk)
+    return y.to(dtype), memory, surprise
+
+
+class _Affine(torch.autograd.Function):
+    """Joins a pair's forward and backward; double backward is refused."""
+
+    @staticmethod
+    def forward(ctx: Any, pair: AffinePair, chunk: int, *flat: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        *tokens, memory, surprise = flat
+        y, end, surprise_end, saved = pair.forward(AffineTokens(*tokens), memory, surprise, chunk)
+        ctx.pair, ctx.chunk = pair, chunk
+        ctx.save_for_backward(*tokens, *saved)
+        return y, end, surprise_end
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_out: Tensor, d_end: Tensor, d_surprise: Tensor | None) -> tuple[Any, ...]:
+        tokens, saved = AffineTokens(*ctx.saved_tensors[:8]), ctx.saved_tensors[8:]
+        ends = (d_end, d_surprise if tokens.momentum is not None else None)
+        grads, d_memory, d_first = ctx.pair.backward(tokens, saved, ctx.chunk, d_out, ends)
+        return None, None, *grads, d_memory, d_first
+
+
+def _apart(joint: Tensor, has_momentum: bool) -> tuple[Tensor, Tensor | None]:
+    if not has_momentum:
+        return joint, None
+    memory, surprise = joint.chunk(2, -1)
+    return memory, surprise
+
+
+def _into_chunks(tokens: AffineTokens, chunk: int) -> AffineInputs:
+    """Cut T into chunks; a last chunk that is not full is filled with neutral tokens."""
+    count = tokens.v.shape[2]
+    chunk = min(chunk, count)
+    missing = -count % chunk
+    if missing and tokens.momentum is not None and tokens.inject is None:
+        tokens = tokens._replace(inject=torch.ones_like(tokens.keep))  # see AffineCoefficients.masked
+    cut: list[Tensor | None] = []
+    for name, one in zip(AffineInputs._fields, tokens, strict=True):
+        if one is not None and missing:
+            padding = (0, missing) if one.dim() == 3 else (0, 0, 0, missing)
+            one = F.pad(one, padding, value=NEUTRAL.get(name, 0.0))
+        cut.append(None if one is None else one.unflatten(2, (-1, chunk)))
+    return AffineInputs._make(cut)

@@ -1,0 +1,41 @@
+"""Products of decays between any two tokens of a chunk, and their adjoint.
+
+`between(a)[t, i] = a_{i+1} * ... * a_t` for 0 <= i <= t <= C, index 0 being the start of the chunk, so
+column 0 holds what is left of the memory that the chunk began with. Spec: specs/forms/affine.md, Eq. 2.
+"""
+
+import torch
+
+from hecate_core.shapes import Float, Tensor
+
+# log 0, as far as an exponential can tell; small enough that float64 sums keep 11 digits.
+_LOG_ZERO = -1000.0
+# Products below are set to 0: denormals make CPU matmuls several times slower and carry no digits.
+_LOG_NEGLIGIBLE = {torch.float32: -50.0, torch.float64: -300.0}
+
+
+def between(decay: Float[Tensor, "... C"]) -> Float[Tensor, "... C+1 C+1"]:
+    """All products of consecutive decays in [0, inf), lower triangular with ones on the diagonal.
+
+    Sums of logarithms are taken in float64, so a decay of exactly 0 and long products keep the digits
+    of the result's own dtype (float32 or float64).
+    """
+    logs = decay.double().log().clamp(min=_LOG_ZERO)
+    sums = torch.nn.functional.pad(logs.cumsum(-1), (1, 0))
+    exponent = (sums.unsqueeze(-1) - sums.unsqueeze(-2)).to(decay.dtype)
+    size = exponent.shape[-1]
+    causal = torch.ones(size, size, dtype=torch.bool, device=decay.device).tril()
+    seen = causal & (exponent > _LOG_NEGLIGIBLE[decay.dtype])
+    return exponent.masked_fill(~seen, -torch.inf).exp()
+
+
+def between_adjoint(
+    products: Float[Tensor, "... C+1 C+1"], adjoint: Float[Tensor, "... C+1 C+1"]
+) -> Float[Tensor, "... C"]:
+    """The gradient of a loss by the decays, from its gradient by `between(decay)`.
+
+    Free of divisions, so it is right where a decay is exactly 0:
+    da_l = sum over i < l <= t of products[t, l] * adjoint[t, i] * products[l - 1, i].
+    """
+    after = products.mT @ adjoint.tril()
+    return (after[..., 1:, :] * products[..., :-1, :]).sum(-1)
