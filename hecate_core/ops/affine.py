@@ -9,7 +9,7 @@ Linear attention, Hebbian, delta rule, DGD and Titans with a matrix memory are c
 (specs/forms/affine.md). A token with keep 1, erase 0, write 0, momentum 1, inject 0 changes nothing.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,9 @@ class AffineCoefficients(NamedTuple):
         if inject is None and self.momentum is not None:
             inject = torch.ones_like(self.keep)  # without it a resting token would let S into M
         filled = self._replace(inject=inject)._asdict()
-        return self._make(None if one is None else torch.where(due, one, NEUTRAL[name]) for name, one in filled.items())
+        return AffineCoefficients._make(
+            None if one is None else torch.where(due, one, NEUTRAL[name]) for name, one in filled.items()
+        )
 
 
 class AffineTokens(NamedTuple):
@@ -136,7 +138,7 @@ def affine(
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in flat):
         y, memory, surprise = _Affine.apply(pair, chunk, *flat)
     else:
-        y, memory, surprise, _ = pair.forward(AffineTokens._make(flat[:8]), flat[8], flat[9], chunk)
+        y, memory, surprise, _ = pair.forward(AffineTokens._make(flat[:8]), cast(Tensor, flat[8]), flat[9], chunk)
     return y.to(dtype), memory, surprise
 
 

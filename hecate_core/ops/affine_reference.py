@@ -32,7 +32,7 @@ class AffineInputs(NamedTuple):
 
     def segment(self, start: int, stop: int) -> "AffineInputs":
         """The chunks from `start` to `stop`."""
-        return self._make(None if one is None else one[:, :, start:stop] for one in self)
+        return AffineInputs._make(None if one is None else one[:, :, start:stop] for one in self)
 
 
 class _Chunks(NamedTuple):
@@ -143,7 +143,7 @@ def backward(
     d_joint: Float[Tensor, "B H V JK"],
 ) -> tuple[AffineInputs, Float[Tensor, "B H V JK"]]:
     """Gradients by every input and by the joint memory that the first chunk began with."""
-    grads = x._make(None if one is None else torch.empty_like(one) for one in x)
+    grads = AffineInputs._make(None if one is None else torch.empty_like(one) for one in x)
     for start, stop in reversed(segments(x)):
         began, updates = (one[:, :, start:stop] for one in saved)
         part, d_joint = _segment_backward(x.segment(start, stop), began, updates, d_out[:, :, start:stop], d_joint)
