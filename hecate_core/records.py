@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree  # torch has no public door to pytree 
 from hecate_core.errors import InputError
 
 # Attribute access would hide these methods, and `nn.ParameterDict` refuses some of them.
-RESERVED = frozenset("keys values items get pop replace map rows flat position without to named".split())
+RESERVED = frozenset("keys values items get pop replace map rows flat position without to of at put".split())
 
 
 class Record(Mapping[str, Any]):
@@ -96,6 +96,21 @@ class Record(Mapping[str, Any]):
     def replace(self, **leaves: Any) -> Self:
         """A new record with these leaves replaced or added; everything else is shared."""
         return type(self)(**{**self._leaves, **self._static(), **leaves})
+
+    @classmethod
+    def of(cls, leaves: Mapping[str, Any]) -> Self:
+        """A record of these leaves; the same as `cls(**leaves)` for a mapping at hand."""
+        return cls(**leaves)
+
+    def at(self, path: str) -> Any:
+        """The leaf at a dotted path: `state.at("memory.matrix")`."""
+        head, _, tail = path.partition(".")
+        return self[head].at(tail) if tail else self[head]
+
+    def put(self, path: str, leaf: Any) -> Self:
+        """A new record with the leaf at a dotted path replaced or added."""
+        head, _, tail = path.partition(".")
+        return self.replace(**{head: self[head].put(tail, leaf) if tail else leaf})
 
     def without(self, *names: str) -> Self:
         """A new record that lacks the named leaves."""

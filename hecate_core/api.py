@@ -1,0 +1,73 @@
+"""Everything a plugin may import from core; deeper modules are not a promise."""
+
+from hecate_core.algebra import outer, scaled, times, times_transposed
+from hecate_core.composed import ComposedRule
+from hecate_core.errors import CompositionError, HecateError, InputError
+from hecate_core.forms import Affine, Factors, Linearised, Refused
+from hecate_core.gates import MOMENTUM, RETAIN, WRITE, Gate
+from hecate_core.knobs.algorithms import GradientDescent, Momentum
+from hecate_core.knobs.biases import L2, Dot
+from hecate_core.knobs.matrix import Matrix
+from hecate_core.knobs.retentions import NoDecay, ScalarDecay
+from hecate_core.ops.affine import AffinePair, AffineTokens
+from hecate_core.protocols import (
+    Algorithm,
+    AttentionalBias,
+    Memory,
+    MemoryRule,
+    Param,
+    Rates,
+    Retention,
+    Strategy,
+    Structure,
+    Trace,
+)
+from hecate_core.records import Params, State, Tokens
+from hecate_core.shapes import Bool, Float, Int, Tensor
+from hecate_core.weights import Weights
+
+__all__ = [
+    "L2",
+    "MOMENTUM",
+    "RETAIN",
+    "WRITE",
+    "Affine",
+    "AffinePair",
+    "AffineTokens",
+    "Algorithm",
+    "AttentionalBias",
+    "Bool",
+    "ComposedRule",
+    "CompositionError",
+    "Dot",
+    "Factors",
+    "Float",
+    "Gate",
+    "GradientDescent",
+    "HecateError",
+    "InputError",
+    "Int",
+    "Linearised",
+    "Matrix",
+    "Memory",
+    "MemoryRule",
+    "Momentum",
+    "NoDecay",
+    "Param",
+    "Params",
+    "Rates",
+    "Refused",
+    "Retention",
+    "ScalarDecay",
+    "State",
+    "Strategy",
+    "Structure",
+    "Tensor",
+    "Tokens",
+    "Trace",
+    "Weights",
+    "outer",
+    "scaled",
+    "times",
+    "times_transposed",
+]

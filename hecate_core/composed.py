@@ -1,0 +1,192 @@
+"""A rule made of the four knobs: structure, attentional bias, retention, algorithm.
+
+Named rules (delta, titans ...) are presets of this class. `step` reads like the mathematics
+(specs/forms/composed.md); what the rule offers to strategies is derived from what its knobs declare.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hecate_core.errors import CompositionError
+from hecate_core.forms import Affine, Factors, Linearised, Refused
+from hecate_core.gates import Gate
+from hecate_core.ops.affine import AffineTokens
+from hecate_core.protocols import Algorithm, AttentionalBias, FormT, Param, Retention, Structure
+from hecate_core.records import Params, State, Tokens
+from hecate_core.shapes import Float, Tensor
+from hecate_core.weights import Kept, Shared, Weights
+
+
+class ComposedRule:
+    """A memory rule from its knobs; `narrow` shrinks gate ranges or moves their start.
+
+    State: `memory`, a record with what is stored per weight `[B, H, rows, columns]`, and with a momentum
+    algorithm `momentum`, the same shapes. Raises CompositionError for knobs that cannot work together.
+    """
+
+    inputs: Mapping[str, str] = {"q": "K", "k": "K", "v": "V"}
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        structure: Structure,
+        bias: AttentionalBias,
+        retention: Retention,
+        algorithm: Algorithm,
+        spec: str = "",
+        narrow: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        self.name, self.spec = name, spec
+        self.structure, self.bias, self.retention, self.algorithm = structure, bias, retention, algorithm
+        self.gates = _union_of_gates(name, bias, retention, algorithm)
+        for gate, limits in (narrow or {}).items():
+            if gate not in self.gates:
+                raise CompositionError(f"{name}: no gate {gate!r} to narrow; it has {', '.join(self.gates) or 'none'}")
+            self.gates[gate] = self.gates[gate].narrowed(**limits)
+        self.params: Mapping[str, Param] = structure.params
+        reason = _impossible(self)
+        if reason:
+            raise CompositionError(f"{name}: {reason}")
+
+    def init_state(self, params: Params, batch: int) -> State:
+        """The starting weights for every row, taken back through the link; momentum starts at 0."""
+        start = {layer: params[layer].expand(batch, *params[layer].shape) for layer in self.structure.layers}
+        if self.retention.inverse is not None:
+            start = {layer: self.retention.inverse(weight) for layer, weight in start.items()}
+        state = State(memory=State.of(start))
+        if self.algorithm.has_momentum:
+            state = state.replace(momentum=State.of({layer: torch.zeros_like(w) for layer, w in start.items()}))
+        return state
+
+    def step(self, params: Params, state: State, token: Tokens) -> tuple[Float[Tensor, "B H V"], State]:
+        """Write one token, then read it: specs/forms/composed.md, Eq. 1 to 5."""
+        tokens = token.map(lambda one: one.unsqueeze(2))  # the knobs are written for a T axis
+        factors = self._factors(params, state.memory, tokens)
+        memory, momentum = {}, {}
+        for layer, (u, x) in factors.updates.items():
+            move = u.mT @ x  # [B, H, rows, 1] @ [B, H, 1, columns]
+            if factors.momentum is not None:
+                move = factors.momentum.unsqueeze(-1) * state.momentum[layer] + move
+                momentum[layer] = move
+            if self.algorithm.step_map is not None:
+                move = self.algorithm.step_map(move)
+            if factors.inject is not None:
+                move = factors.inject.unsqueeze(-1) * move
+            stored = _decayed(factors.keep, state.memory[layer], self.retention.axis) + move
+            memory[layer] = stored if self.retention.project is None else self.retention.project(stored)
+        new = state.replace(memory=State.of(memory), position=state.position + 1)
+        if momentum:
+            new = new.replace(momentum=State.of(momentum))
+        return self.read(params, new, tokens.q).squeeze(2), new
+
+    def read(self, params: Params, state: State, q: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T V"]:
+        """What the structure answers with the present weights."""
+        return self._read(params, Shared(self._weights(state.memory)), q)
+
+    def offers(self, form: type[FormT]) -> FormT | Refused:
+        """Derived from the knobs: `Affine` for a linear structure with an affine bias and no map on the way."""
+        answer: Any = self._affine() if form is Affine else self._linearised()
+        return answer  # type: ignore[no-any-return]
+
+    def _read(self, params: Params, weights: Weights, q: Tensor) -> Tensor:
+        return self.structure.trace(params, weights, q)[0]
+
+    def _weights(self, stored: State) -> Mapping[str, Tensor]:
+        return stored if self.retention.link is None else stored.map(self.retention.link)
+
+    def _factors(self, params: Params, stored: State, tokens: Tokens) -> Factors:
+        """Every token's rank-one change, its gradient taken at the `stored` weights."""
+        keep, rates = self.retention.keep(tokens), self.algorithm.rates(tokens)
+        seen: Weights = Shared(self._weights(stored))
+        if self.algorithm.at == "kept":
+            seen = Kept(seen, keep, self.retention.axis)
+        prediction, trace = self.structure.trace(params, seen, tokens.k)
+        pulled = self.structure.pullback(params, seen, trace, self.bias.cotangent(prediction, tokens.v, tokens))
+        updates = {}
+        for layer, (x, output) in trace.items():
+            u = -rates.write.unsqueeze(-1) * pulled[layer]
+            if rates.erase is not None:
+                u = u - rates.erase.unsqueeze(-1) * output
+            updates[layer] = (u, x)
+        return Factors(keep, updates, rates.momentum, rates.inject)
+
+    def _affine(self) -> Affine | Refused:
+        for holds, reason in (
+            (self.structure.linear, "structure: not linear in its weights"),
+            (self.bias.affine is not None, "bias: not affine in the prediction"),
+            (self.retention.link is None, "retention: a non-linear link stands between memory and weights"),
+            (self.retention.project is None, "retention: projects after every token"),
+            (
+                self.retention.axis == "scalar",
+                f"retention: decays per {self.retention.axis}, the op takes one per head",
+            ),
+            (self.algorithm.step_map is None, "algorithm: maps the step"),
+        ):
+            if not holds:
+                return Refused(reason)
+        (layer,) = self.structure.layers
+        momentum = f"momentum.{layer}" if self.algorithm.has_momentum else None
+        return Affine(self._coefficients, memory=f"memory.{layer}", momentum=momentum)
+
+    def _coefficients(self, params: Params, tokens: Tokens) -> AffineTokens:
+        """u = write (r v - p M k) - erase M k, with M the kept memory where the algorithm says so."""
+        assert self.bias.affine is not None
+        predicted, target = self.bias.affine
+        keep, rates = self.retention.keep(tokens), self.algorithm.rates(tokens)
+        erase = rates.erase
+        if predicted:
+            erase = predicted * rates.write if erase is None else predicted * rates.write + erase
+        if erase is not None and self.algorithm.at == "kept":
+            erase = keep * erase
+        write = rates.write if target == 1.0 else target * rates.write
+        return AffineTokens(tokens.q, tokens.k, tokens.v, keep, erase, write, rates.momentum, rates.inject)
+
+    def _linearised(self) -> Linearised | Refused:
+        if self.retention.axis == "column" and not self.structure.linear:
+            return Refused("retention: column decay needs a matrix structure")
+        if self.algorithm.at == "kept" and self.retention.link is not None:
+            return Refused(
+                "algorithm and retention: error at the kept memory with a non-linear link has no single anchor"
+            )
+        if self.algorithm.step_map is not None:
+            return Refused("algorithm: maps the step, which is not linear in the momentum")
+        free = self.structure.linear and self.bias.affine is not None and self.bias.affine[0] == 0.0
+        return Linearised(
+            self._factors,
+            self._read,
+            memory="memory",
+            momentum="momentum" if self.algorithm.has_momentum else None,
+            axis=self.retention.axis,
+            link=self.retention.link,
+            project=self.retention.project,
+            exact=free and self.retention.project is None and not self.algorithm.erases,
+        )
+
+
+def _decayed(keep: Tensor, stored: Tensor, axis: str) -> Tensor:
+    """`keep` is `[B, H, 1]` for a scalar, `[B, H, 1, K]` per column, `[B, H, 1, V]` per row."""
+    if axis == "scalar":
+        return keep.unsqueeze(-1) * stored
+    return keep * stored if axis == "column" else keep.mT * stored
+
+
+def _union_of_gates(name: str, *knobs: Any) -> dict[str, Gate]:
+    gates: dict[str, Gate] = {}
+    for knob in knobs:
+        for gate, declared in knob.gates.items():
+            if gate in gates:
+                raise CompositionError(
+                    f'{name}: two components declare the gate "{gate}"; one of them must rename or drop it'
+                )
+            gates[gate] = declared
+    return gates
+
+
+def _impossible(rule: ComposedRule) -> str | None:
+    """Why these knobs cannot be one rule, or None."""
+    if rule.retention.axis == "column" and not rule.structure.linear:
+        return "column decay needs a structure that is one matrix"
+    return None

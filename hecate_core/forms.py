@@ -1,0 +1,71 @@
+"""The two capability forms that a rule offers to strategies, and the refusal with its reason.
+
+`rule.offers(Affine)` answers with the form or with `Refused(reason)`. A strategy asks for the form it
+needs and never for a name.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import attrs
+
+from hecate_core.ops.affine import AffineTokens
+from hecate_core.records import Params, State, Tokens
+from hecate_core.shapes import Float, Tensor
+from hecate_core.weights import Weights
+
+
+@attrs.frozen
+class Refused:
+    """A form that a rule does not offer, and why, in words made of what its components declare."""
+
+    reason: str
+
+
+@attrs.frozen
+class Affine:
+    """The memory after a token is affine in the memory before it: an exact chunk form exists.
+
+    `coefficients(params, tokens)` gives the recurrence of `hecate_core.ops.affine` from the tokens alone.
+    `memory` and `momentum` name where the two matrices live in the rule's state, by dotted path.
+    """
+
+    coefficients: Callable[[Params, Tokens], AffineTokens]
+    memory: str
+    momentum: str | None = None
+
+
+class Factors(NamedTuple):
+    """One token's change of every weight, linear in what is stored: A_t = keep A + inject S, S = momentum S + u x^T.
+
+    `updates` maps a weight to (u `[B, H, T, V]`, x `[B, H, T, K]`). `keep` is `[B, H, T]`, or per channel along `axis`.
+    """
+
+    keep: Tensor
+    updates: Mapping[str, tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H T K"]]]
+    momentum: Float[Tensor, "B H T"] | None = None
+    inject: Float[Tensor, "B H T"] | None = None
+
+
+@attrs.frozen
+class Linearised:
+    """The rule's change of memory with its gradient taken at an anchor instead of the last memory.
+
+    `factors(params, anchor, tokens)`: rank-one changes with every inner gradient at `anchor`, a record of
+    the stored weights. `read(params, weights, q)` reads through whatever weights the strategy puts behind.
+    `memory` and `momentum` name the records of weights in the rule's state. `axis` says what `keep` multiplies:
+    "scalar", "column" or "row". `link` maps what is stored to weights (None: they are the same). `project` maps the
+    stored weights back to their domain, applied at chunk ends. `exact` is True where no factor depends on the anchor.
+    """
+
+    factors: Callable[[Params, State, Tokens], Factors]
+    read: Callable[[Params, Weights, Tensor], Float[Tensor, "B H T V"]]
+    memory: str
+    momentum: str | None = None
+    axis: str = "scalar"
+    link: Callable[[Tensor], Tensor] | None = None
+    project: Callable[[Tensor], Tensor] | None = None
+    exact: bool = False
+
+
+Form = Affine | Linearised

@@ -1,0 +1,53 @@
+"""Algorithms of core: gradient descent on the inner loss, with and without momentum."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from hecate_core.errors import CompositionError
+from hecate_core.gates import MOMENTUM, WRITE, Gate
+from hecate_core.protocols import Rates
+from hecate_core.records import Tokens
+from hecate_core.shapes import Tensor
+
+
+class GradientDescent:
+    """One step of size `write` against the inner gradient.
+
+    `at="raw"` takes the error of the old memory (Titans), `at="kept"` that of the decayed one (gated delta
+    rule). `rate` fixes the step size instead of a gate. Source: [2501.00663] Eq. 13; [2412.06464] Eq. 10.
+    """
+
+    has_momentum = False
+    erases = False
+    step_map: Callable[[Tensor], Tensor] | None = None
+
+    def __init__(self, *, at: str = "raw", rate: float | None = None) -> None:
+        if at not in ("raw", "kept"):
+            raise CompositionError(f'gd: at = "{at}"; expected "raw" (old memory) or "kept" (decayed memory)')
+        self.at = at
+        self.rate = rate
+        self.gates: Mapping[str, Gate] = {} if rate is not None else {"write": WRITE}
+
+    def rates(self, tokens: Tokens) -> Rates:
+        """The write gate, or the fixed rate for every token."""
+        if self.rate is None:
+            return Rates(tokens.write)
+        return Rates(torch.full_like(next(iter(tokens.values()))[..., 0], self.rate))
+
+
+class Momentum:
+    """Gradient descent with a decaying sum of past steps: S = momentum S - write g, M = keep M + S.
+
+    The sum enters the memory undecayed and is measured at the old memory. Source: [2501.00663] Eq. 13-14.
+    """
+
+    at = "raw"
+    has_momentum = True
+    erases = False
+    step_map: Callable[[Tensor], Tensor] | None = None
+    gates: Mapping[str, Gate] = {"write": WRITE.narrowed(init=0.1), "momentum": MOMENTUM}
+
+    def rates(self, tokens: Tokens) -> Rates:
+        """Write and momentum gates."""
+        return Rates(tokens.write, momentum=tokens.momentum)

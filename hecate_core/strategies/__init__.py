@@ -1,0 +1,1 @@
+"""Strategies that core itself registers: sequential, chunkwise, frozen."""

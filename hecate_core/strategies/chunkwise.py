@@ -1,0 +1,53 @@
+"""The exact chunk form of every rule that is affine in its memory."""
+
+from hecate_core.errors import CompositionError, InputError
+from hecate_core.forms import Affine, Refused
+from hecate_core.ops.affine import REFERENCE, AffineCoefficients, AffinePair, AffineTokens, affine
+from hecate_core.protocols import MemoryRule
+from hecate_core.records import Params, State, Tokens
+from hecate_core.shapes import Bool, Float, Tensor
+
+
+class Chunkwise:
+    """One triangular solve per chunk instead of a step per token; equal to `sequential` to rounding.
+
+    `chunk` (tokens, >= 1) changes speed and memory, never the result. Source: [2406.06484] Sec. 3; with momentum
+    derived in specs/forms/affine.md.
+    """
+
+    name = "chunkwise"
+    needs = Affine
+    exact = True
+
+    def __init__(self, *, chunk: int = 64, pair: AffinePair = REFERENCE) -> None:
+        if chunk < 1:
+            raise InputError(f"chunkwise: chunk = {chunk}; expected an integer >= 1")
+        self.chunk = chunk
+        self.pair = pair
+
+    def init_state(self, rule: MemoryRule, params: Params, batch: int) -> State:
+        """The rule's own first state: nothing beside it must be carried."""
+        return rule.init_state(params, batch)
+
+    def __call__(
+        self,
+        rule: MemoryRule,
+        params: Params,
+        tokens: Tokens,
+        state: State,
+        write: Bool[Tensor, "B T"] | None = None,
+    ) -> tuple[Float[Tensor, "B H T V"], State]:
+        """See `Strategy`. Raises CompositionError where the rule has no affine form."""
+        form = rule.offers(Affine)
+        if isinstance(form, Refused):
+            raise CompositionError(f'rule "{rule.name}" has no exact chunk form ({form.reason}); use "sequential"')
+        inputs = form.coefficients(params, tokens)
+        if write is not None:
+            masked = AffineCoefficients._make(inputs[3:]).masked(write.unsqueeze(1))
+            inputs = AffineTokens._make((*inputs[:3], *masked))
+        surprise = None if form.momentum is None else state.at(form.momentum)
+        y, memory, surprise = affine(inputs, state.at(form.memory), surprise, self.chunk, self.pair)
+        state = state.put(form.memory, memory)
+        if form.momentum is not None:
+            state = state.put(form.momentum, surprise)
+        return y, state.replace(position=state.position + tokens.q.shape[2])

@@ -1,0 +1,9 @@
+"""What this distribution registers."""
+
+from hecate_core.hooks import hookimpl
+
+
+@hookimpl
+def hecate_components() -> list[tuple[str, str, str]]:
+    """Titans with a matrix memory."""
+    return [("rule", "titans", "hecate_titans.titans:titans")]
