@@ -2,12 +2,13 @@
 
 from hecate_core.algebra import outer, scaled, times, times_transposed
 from hecate_core.composed import ComposedRule
-from hecate_core.errors import CompositionError, HecateError, InputError
+from hecate_core.errors import CompositionError, HecateError, InputError, nearest
 from hecate_core.forms import Affine, Factors, Linearised, Refused
 from hecate_core.gates import MOMENTUM, RETAIN, WRITE, Gate
 from hecate_core.knobs.algorithms import GradientDescent, Momentum
 from hecate_core.knobs.biases import L2, Dot
 from hecate_core.knobs.matrix import Matrix
+from hecate_core.knobs.mlp import MLP
 from hecate_core.knobs.retentions import NoDecay, ScalarDecay
 from hecate_core.ops.affine import AffinePair, AffineTokens
 from hecate_core.protocols import (
@@ -23,11 +24,13 @@ from hecate_core.protocols import (
     Trace,
 )
 from hecate_core.records import Params, State, Tokens
+from hecate_core.registry import registry
 from hecate_core.shapes import Bool, Float, Int, Tensor
 from hecate_core.weights import Weights
 
 __all__ = [
     "L2",
+    "MLP",
     "MOMENTUM",
     "RETAIN",
     "WRITE",
@@ -66,7 +69,9 @@ __all__ = [
     "Tokens",
     "Trace",
     "Weights",
+    "nearest",
     "outer",
+    "registry",
     "scaled",
     "times",
     "times_transposed",
