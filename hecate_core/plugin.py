@@ -4,6 +4,7 @@ from hecate_core.hooks import hookimpl
 
 COMPONENTS: list[tuple[str, str, str]] = [
     ("structure", "matrix", "hecate_core.knobs.matrix:Matrix"),
+    ("structure", "mlp", "hecate_core.knobs.mlp:MLP"),
     ("bias", "dot", "hecate_core.knobs.biases:Dot"),
     ("bias", "l2", "hecate_core.knobs.biases:L2"),
     ("retention", "none", "hecate_core.knobs.retentions:NoDecay"),
@@ -13,6 +14,8 @@ COMPONENTS: list[tuple[str, str, str]] = [
     ("strategy", "sequential", "hecate_core.strategies.sequential:Sequential"),
     ("strategy", "chunkwise", "hecate_core.strategies.chunkwise:Chunkwise"),
     ("strategy", "frozen", "hecate_core.strategies.frozen:Frozen"),
+    ("optimizer", "sgd", "hecate_core.optimizers:SGD"),
+    ("optimizer", "adamw", "hecate_core.optimizers:AdamW"),
 ]
 
 
