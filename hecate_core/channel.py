@@ -1,0 +1,26 @@
+"""The channel half of a block: a gated MLP on every token by itself."""
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import nn
+
+from hecate_core.shapes import Float, Tensor
+
+
+class SwiGLU(nn.Module):
+    """W_out (SiLU(W_gate x) * W_up x) with hidden width round(expansion * width), at least 1.
+
+    Source: [2504.13173] Sec. 5.4 (channel MLP of the block).
+    """
+
+    def __init__(self, width: int, expansion: float = 8 / 3) -> None:
+        super().__init__()
+        hidden = max(1, round(expansion * width))
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The same map for every token; no state."""
+        gate, value = self.up(x).chunk(2, -1)
+        return cast(Tensor, self.down(F.silu(gate) * value))

@@ -1,0 +1,36 @@
+"""Short causal convolution per channel, with its tail as streamed state."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hecate_core.records import State
+from hecate_core.shapes import Float, Tensor
+
+
+class CausalConv(nn.Module):
+    """z_t[c] = b[c] + sum over j < kernel of w[c, j] x_{t-j}[c]; tokens before the first are 0.
+
+    Source: [2501.00663] Sec. 4.4 (depthwise convolution after the projections); width 4 as in [2505.23735] Sec. 5.1.
+    """
+
+    def __init__(self, width: int, kernel: int = 4) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.weight = nn.Parameter(torch.empty(width, 1, kernel))
+        self.bias = nn.Parameter(torch.zeros(width))
+        bound = kernel**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def init_state(self, batch: int) -> State:
+        """The last kernel - 1 inputs, `[B, kernel - 1, D]`: zeros before the first token."""
+        return State(tail=self.weight.new_zeros(batch, self.kernel - 1, self.weight.shape[0]).detach())
+
+    def forward(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Float[Tensor, "B T D"], State]:
+        """The convolution of these tokens and the tail after them; the same however a text is cut."""
+        count = x.shape[1]
+        if count == 0:
+            return x, state
+        wide = torch.cat((state.tail.to(x.dtype), x), 1)
+        z = F.conv1d(wide.mT, self.weight.to(x.dtype), self.bias.to(x.dtype), groups=x.shape[2]).mT
+        return z, State(tail=wide[:, wide.shape[1] - self.kernel + 1 :], position=state.position + count)
