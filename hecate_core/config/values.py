@@ -4,6 +4,8 @@ An integer may stand where a number is expected, and the string "none" where not
 everything else must have the annotated type, because a silent conversion hides a mistake.
 """
 
+import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,10 +14,13 @@ from typing import Any, Literal, Union
 SCALARS: dict[Any, str] = {
     bool: "true or false",
     int: "an integer",
-    float: "a number",
+    float: "a finite number",
     str: "a string",
     types.NoneType: '"none"',
 }
+
+
+LARGEST = sys.float_info.max  # an integer beyond it has no float
 
 
 class WrongValueError(Exception):
@@ -80,12 +85,28 @@ def fit(value: Any, annotation: Any) -> Any:
     return value
 
 
+def plain(value: Any) -> Any:
+    """The value itself if JSON can hold it (finite numbers, no dates), or WrongValueError."""
+    if isinstance(value, (list, tuple)):
+        return [_step(index, one, None) for index, one in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {key: _step(key, one, None) for key, one in value.items()}
+    for kind in SCALARS:
+        if type(value) is kind and kind is not types.NoneType:
+            return _scalar(value, kind)
+    if value is None:
+        return None
+    raise WrongValueError(value, "a string, a finite number, true, false, a list or a table")
+
+
 def _scalar(value: Any, annotation: type) -> Any:
-    if annotation is float and type(value) is int:
-        return float(value)
     if annotation is types.NoneType and value == "none":
         return None
-    if type(value) is annotation:
+    if annotation is float and type(value) in (int, float) and math.isfinite(value) and abs(value) <= LARGEST:
+        return float(value)
+    if annotation is int and type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    if annotation not in (int, float) and type(value) is annotation:
         return value
     raise WrongValueError(value, SCALARS[annotation])
 
@@ -127,8 +148,9 @@ def _mapping(value: Any, annotation: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _step(key: str | int, value: Any, annotation: Any) -> Any:
+    """One item, checked as `fit` or (without an annotation) as `plain` does, its key in the complaint."""
     try:
-        return fit(value, annotation)
+        return plain(value) if annotation is None else fit(value, annotation)
     except WrongValueError as wrong:
         raise wrong.under(key) from None
 

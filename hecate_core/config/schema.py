@@ -1,0 +1,127 @@
+"""Everything a run can be told, with its default and its range; docs/config.md shows it as a file.
+
+One class per table. `Reference` fields name a component that somebody registers; whether the name
+exists is the registry's question, not the schema's. A table without `name` means the default one.
+"""
+
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from hecate_core.config.ranges import above, at_least, distinct, filled, within
+from hecate_core.config.reference import Reference
+from hecate_core.config.values import WrongValueError
+
+
+@frozen
+class Data:
+    """What is read, and in which portions."""
+
+    path: str | None = field(default=None, validator=filled)  # a text file; none: the text in the package
+    batch: int = field(default=8, validator=at_least(1))  # rows that stream side by side
+    length: int = field(default=256, validator=at_least(1))  # tokens per row and step
+
+
+@frozen
+class Attention:
+    """Sliding-window attention of a block."""
+
+    window: int = field(default=64, validator=at_least(1))  # tokens back, itself included
+    persistent: int = field(default=4, validator=at_least(0))  # learned tokens that stay visible
+    rotary: bool = True
+
+
+@frozen
+class Level:
+    """One memory level and its periods; write and reset in grains of tokens, update in steps."""
+
+    write_period: int = field(default=1, validator=at_least(1))
+    update_period: int = field(default=1, validator=at_least(1))
+    reset_period: int = field(default=0, validator=at_least(0))  # 0: never
+    reduce: Literal["sum", "mean"] = "sum"  # what becomes of the gradients of resting steps
+    lr_scale: float = field(default=1.0, validator=at_least(0))
+
+
+@frozen
+class Memory:
+    """The memory of a block: what writes, how the work is spread over time, at which periods."""
+
+    rule: Reference = field(default=Reference("titans"))
+    strategy: Reference = field(default=Reference("chunkwise"))
+    chunk: int = field(default=64, validator=at_least(1))  # tokens a strategy handles together
+    grain: int | None = field(default=None, validator=at_least(1))  # tokens per tick; none: the chunk
+    conv: int = field(default=4, validator=at_least(0))  # width of the causal short conv, 0: none
+    conv_streams: tuple[Literal["q", "k", "v"], ...] = field(default=("q", "k", "v"), validator=distinct)
+    aggregate: Literal["invsqrt", "sum"] = "invsqrt"  # how the reads of several levels add up
+    backend: str = field(default="auto", validator=filled)
+    levels: tuple[Level, ...] = field(default=(Level(),), validator=filled)
+
+
+@frozen
+class Model:
+    """The model: `depth` equal blocks of one composition."""
+
+    width: int = field(default=64, validator=at_least(1))
+    depth: int = field(default=2, validator=at_least(1))
+    heads: int = field(default=2, validator=at_least(1))
+    vocab: int = field(default=256, validator=at_least(1))
+    residual: bool = True
+    norm: Literal["rms", "layer", "none"] = "rms"
+    channel: Literal["swiglu", "none"] = "swiglu"
+    expansion: float = field(default=2.667, validator=above(0))  # hidden width of the channel MLP / width
+    init_scale: float = field(default=0.02, validator=above(0))  # standard deviation of the embedding
+    composition: Reference = field(default=Reference("mag"))
+    attention: Attention = Attention()
+    memory: Memory | None = Memory()
+
+    @heads.validator
+    def _heads_divide_width(self, _: Any, heads: int) -> None:
+        if heads >= 1 and self.width % heads:
+            raise WrongValueError(heads, f"a divisor of width = {self.width}", ("heads",))
+
+
+@frozen
+class Schedule:
+    """The learning rate over the steps: linear warm-up, then a decay to `floor` times its peak."""
+
+    warmup: int = field(default=20, validator=at_least(0))  # steps
+    decay: Literal["cosine", "constant"] = "cosine"
+    floor: float = field(default=0.0, validator=within(0, 1))
+
+
+@frozen
+class Run:
+    """How long, on what and how often; intervals in steps, 0 is never."""
+
+    steps: int = field(default=300, validator=at_least(0))
+    accumulate: int = field(default=1, validator=at_least(1))  # batches per step
+    clip: float | None = field(default=1.0, validator=above(0))  # global gradient norm
+    log_interval: int = field(default=10, validator=at_least(1))
+    eval_interval: int = field(default=100, validator=at_least(0))
+    checkpoint_interval: int = field(default=100, validator=at_least(0))
+    keep: int = field(default=3, validator=at_least(1))  # checkpoints that stay
+    device: str = field(default="cpu", validator=filled)
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    autocast: Literal["bfloat16", "float16"] | None = None
+    threads: int = field(default=1, validator=at_least(1))
+    wall: bool = True  # the differentiation wall
+
+
+@frozen
+class Plugins:
+    """Which installed plugins stay out; nothing of theirs is imported."""
+
+    disable: tuple[str, ...] = ()
+
+
+@frozen
+class Config:
+    """A whole run."""
+
+    seed: int = field(default=0, validator=at_least(0))
+    data: Data = Data()
+    model: Model = Model()
+    optimizer: Reference = field(default=Reference("adamw"))
+    schedule: Schedule = Schedule()
+    run: Run = Run()
+    plugins: Plugins = Plugins()
