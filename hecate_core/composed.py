@@ -41,12 +41,14 @@ class ComposedRule:
     ) -> None:
         self.name, self.spec = name, spec
         self.structure, self.bias, self.retention, self.algorithm = structure, bias, retention, algorithm
-        self.gates = _union_of_gates(name, bias, retention, algorithm)
+        gates = _union_of_gates(name, bias, retention, algorithm)
         for gate, limits in (narrow or {}).items():
-            if gate not in self.gates:
-                raise CompositionError(f"{name}: no gate {gate!r} to narrow; it has {', '.join(self.gates) or 'none'}")
-            self.gates[gate] = self.gates[gate].narrowed(**limits)
+            if gate not in gates:
+                raise CompositionError(f"{name}: no gate {gate!r} to narrow; it has {', '.join(gates) or 'none'}")
+            gates[gate] = gates[gate].narrowed(**limits)
+        self.gates: Mapping[str, Gate] = gates
         self.params: Mapping[str, Param] = structure.params
+        self.widths: Mapping[str, tuple[float, str]] = getattr(structure, "widths", {})
         reason = _impossible(self)
         if reason:
             raise CompositionError(f"{name}: {reason}")
