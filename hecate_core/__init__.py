@@ -6,10 +6,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "memory": "hecate_core.model",
+    "memory": "hecate_core.functional",
+    "MemoryLayer": "hecate_core.memory_layer",
+    "compose": "hecate_core.blueprint",
 }
 
-__all__ = ["__version__"]
+__all__ = ["MemoryLayer", "__version__", "compose", "memory"]  # noqa: F822
 
 
 def __getattr__(name: str) -> Any:

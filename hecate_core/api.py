@@ -11,9 +11,12 @@ from hecate_core.knobs.matrix import Matrix
 from hecate_core.knobs.mlp import MLP
 from hecate_core.knobs.retentions import NoDecay, ScalarDecay
 from hecate_core.ops.affine import AffinePair, AffineTokens
+from hecate_core.output_gate import OutputGate
 from hecate_core.protocols import (
     Algorithm,
+    Attention,
     AttentionalBias,
+    Composition,
     Memory,
     MemoryRule,
     Param,
@@ -38,9 +41,11 @@ __all__ = [
     "AffinePair",
     "AffineTokens",
     "Algorithm",
+    "Attention",
     "AttentionalBias",
     "Bool",
     "ComposedRule",
+    "Composition",
     "CompositionError",
     "Dot",
     "Factors",
@@ -56,6 +61,7 @@ __all__ = [
     "MemoryRule",
     "Momentum",
     "NoDecay",
+    "OutputGate",
     "Param",
     "Params",
     "Rates",

@@ -41,7 +41,8 @@ class Structure(Protocol):
     """What a memory is: named weights and how a key passes through them.
 
     `layers` maps each weight to its (rows, columns) in width letters. `linear` promises that the prediction
-    is one weight applied to k. `params` are further outer parameters (norms).
+    is one weight applied to k. `params` are the first weights and further outer parameters (norms). A structure
+    with a width of its own says what it follows from in `widths`: `{"F": (4, "K")}`.
     """
 
     layers: Mapping[str, tuple[str, str]]
@@ -178,12 +179,43 @@ class Strategy(Protocol):
 class Memory(Protocol):
     """All that a composition sees of a memory: two verbs on activations."""
 
-    def recall(self, x: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
-        """Reads only."""
+    def recall(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Float[Tensor, "B T D"], State]:
+        """Reads only; the state that comes back differs in the reading front's tail alone."""
         ...
 
     def absorb(
         self, x: Float[Tensor, "B T D"], state: State, write: Bool[Tensor, "B T"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Writes token by token and reads after each write."""
+        ...
+
+
+class Attention(Protocol):
+    """All that a composition sees of attention."""
+
+    def __call__(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Float[Tensor, "B T D"], State]:
+        """Causal attention over the tokens so far, and its new state."""
+        ...
+
+
+class Composition(Protocol):
+    """How a block joins memory and attention; an nn.Module made with `width`.
+
+    `attends` and `remembers` say which of the two it wants made, `recalls` whether it reads without writing. The state it gets and returns holds `memory` and
+    `attention` where it wants them, and whatever it adds itself.
+    """
+
+    attends: bool
+    remembers: bool
+    recalls: bool
+
+    def __call__(
+        self,
+        x: Float[Tensor, "B T D"],
+        memory: Memory,
+        attention: Attention,
+        state: State,
+        write: Bool[Tensor, "B T"] | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """One causal pass: the output for token t depends on tokens up to t."""
         ...

@@ -62,6 +62,9 @@ class AffinePair(Protocol):
     exactly when `tokens.momentum` is. `saved` is whatever this backward wants from its forward.
     """
 
+    op: str
+    backend: str
+
     def forward(
         self, tokens: AffineTokens, memory: Tensor, surprise: Tensor | None, chunk: int
     ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
@@ -82,6 +85,9 @@ class AffinePair(Protocol):
 
 class ReferencePair:
     """The op in plain torch, on any device; the meaning that kernel pairs are checked against."""
+
+    op = "affine"
+    backend = "reference"
 
     def forward(
         self, tokens: AffineTokens, memory: Tensor, surprise: Tensor | None, chunk: int

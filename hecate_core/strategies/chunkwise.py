@@ -18,6 +18,7 @@ class Chunkwise:
     name = "chunkwise"
     needs = Affine
     exact = True
+    op = "affine"
 
     def __init__(self, *, chunk: int = 64, pair: AffinePair = REFERENCE) -> None:
         if chunk < 1:

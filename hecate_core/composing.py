@@ -1,0 +1,118 @@
+"""From references and numbers to components that fit together; every refusal names its reason.
+
+A rule is given as an instance, a name, a table with `name` and options, or a table of the four knobs.
+"""
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from hecate_core.backends import pair_for
+from hecate_core.composed import ComposedRule
+from hecate_core.config.reference import Reference
+from hecate_core.errors import CompositionError
+from hecate_core.forms import Refused
+from hecate_core.front import Front
+from hecate_core.layer import LeveledMemory, LevelMemory
+from hecate_core.levels import LevelSpec, levels_of
+from hecate_core.protocols import MemoryRule, Strategy, Widths
+from hecate_core.registry import registry
+from hecate_core.widths import full_widths
+
+KNOBS = ("structure", "bias", "retention", "algorithm")
+
+
+def rule_of(reference: Any) -> MemoryRule:
+    """A memory rule from an instance, a name, `{name = ..., options}` or `{structure = ..., bias = ..., ...}`."""
+    if isinstance(reference, MemoryRule):
+        return reference
+    if isinstance(reference, Mapping) and not reference.get("name") and any(knob in reference for knob in KNOBS):
+        return _from_knobs(reference)
+    rule = registry().create("rule", reference)
+    if not isinstance(rule, MemoryRule):
+        raise CompositionError(f"rule {reference!r}: {type(rule).__name__} is no MemoryRule; see specs/protocols.md")
+    return rule
+
+
+def _from_knobs(table: Mapping[str, Any]) -> ComposedRule:
+    missing = [knob for knob in KNOBS if knob not in table]
+    unknown = sorted(set(table) - {*KNOBS, "narrow"})
+    if missing or unknown:
+        wrong = f"lacks {missing[0]}" if missing else f'has no knob "{unknown[0]}"'
+        raise CompositionError(f"rule from knobs {wrong}; expected {', '.join(KNOBS)} and optionally narrow")
+    made = {knob: registry().create(knob, table[knob]) for knob in KNOBS}
+    name = "+".join(str(getattr(table[knob], "name", table[knob])) for knob in KNOBS)
+    return ComposedRule(name, **made, narrow=table.get("narrow"))
+
+
+def strategy_of(reference: Any, rule: MemoryRule, *, chunk: int = 64, backend: str = "auto") -> Strategy:
+    """A strategy that serves the rule; `chunk` and the backend's kernel pair go to strategies that take them.
+
+    Raises CompositionError with the rule's own reason where it does not offer the form that is needed.
+    """
+    if callable(reference) and hasattr(reference, "needs"):
+        strategy: Strategy = reference
+    else:
+        parsed = Reference.of(reference)
+        factory = registry().component("strategy", parsed.name)
+        taken = inspect.signature(factory).parameters
+        given: dict[str, Any] = {}
+        if "chunk" in taken and "chunk" not in parsed.options:
+            given["chunk"] = chunk
+        if "pair" in taken:
+            given["pair"] = pair_for(factory.op, backend)
+        strategy = registry().create("strategy", parsed, **given)
+    if strategy.needs is not None:
+        form: object = rule.offers(strategy.needs)  # type: ignore[type-var]
+        if isinstance(form, Refused):
+            raise CompositionError(
+                f'rule "{rule.name}" cannot run under strategy "{strategy.name}" ({form.reason}); '
+                'strategy "sequential" is always valid'
+            )
+    return strategy
+
+
+def widths_of(width: int, heads: int, more: Mapping[str, int] | None = None) -> Widths:
+    """Heads, key and value width of a layer: D / H each unless `more` says otherwise."""
+    if heads < 1 or width < 1 or width % heads:
+        raise CompositionError(f"width {width} does not divide into {heads} heads; expected a multiple")
+    return {"H": heads, "K": width // heads, "V": width // heads, **(more or {})}
+
+
+def leveled_memory(
+    width: int,
+    heads: int,
+    *,
+    rule: Any,
+    strategy: Any = "chunkwise",
+    chunk: int = 64,
+    levels: Sequence[Any] | None = None,
+    grain: int | None = None,
+    conv: int = 4,
+    conv_streams: Collection[str] = ("q", "k", "v"),
+    activation: str = "silu",
+    aggregate: str = "invsqrt",
+    backend: str = "auto",
+    widths: Mapping[str, int] | None = None,
+    recalls: bool = False,
+) -> LeveledMemory:
+    """A memory of `levels` (one of period 1 by default), each with a front, gates and parameters of its own.
+
+    `recalls` adds a front for reading alone.
+    `grain` is the tokens per tick of the token clock (default: `chunk`). Raises CompositionError or InputError.
+    """
+    made = rule_of(rule)
+    sizes = full_widths(made, widths_of(width, heads, widths))
+    specs: tuple[LevelSpec, ...] = levels_of(levels)
+    parts = []
+    for index, spec in enumerate(specs):
+        options: dict[str, Any] = {"conv": conv, "mixed": conv_streams, "activation": activation}
+        front = Front(width, made.inputs, sizes, **options)
+        asking = Front(width, {"q": made.inputs["q"]}, sizes, **options) if recalls else None
+        spread = strategy_of(strategy, made, chunk=chunk, backend=backend)
+        parts.append(
+            LevelMemory(
+                width, made, spread, sizes, spec=spec, grain=grain or chunk, front=front, asking=asking, index=index
+            )
+        )
+    return LeveledMemory(parts, aggregate=aggregate)

@@ -1,0 +1,75 @@
+"""`memory(q, k, v, rule=...)`: one memory rule as a function of tensors, and the checks at that door."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hecate_core.composing import rule_of, strategy_of
+from hecate_core.errors import InputError
+from hecate_core.input_checks import check_inputs, check_state, known
+from hecate_core.parameters import initial_params
+from hecate_core.protocols import MemoryRule
+from hecate_core.records import Params, State, Tokens
+from hecate_core.shapes import Bool, Float, Tensor
+from hecate_core.widths import full_widths
+
+
+def memory(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B H T K"],
+    v: Float[Tensor, "B H T V"],
+    *,
+    rule: Any,
+    gates: Mapping[str, Float[Tensor, "B H T"]] | None = None,
+    strategy: Any = "chunkwise",
+    chunk_size: int = 64,
+    state: State | None = None,
+    backend: str = "auto",
+    params: Mapping[str, Tensor] | None = None,
+    write_mask: Bool[Tensor, "B T"] | None = None,
+    **inputs: Float[Tensor, "B H T W"],
+) -> tuple[Float[Tensor, "B H T V"], State]:
+    """Run one memory rule over a sequence: y_t is read after token t was written.
+
+    `rule` is a name, a table or an instance (`hecate plugins` lists them). `gates` are used values by role:
+    retain in [0, 1] (1 keeps all), write >= 0 (inner step size), momentum in [0, 1]. `inputs` are further inputs that
+    the rule declares. `params` are its outer parameters (default: its declared start, memory zero). Tokens where
+    `write_mask` is False are read and change nothing. The result's `state` continues where this call ended.
+
+    Any T >= 0, float32, float64 or bfloat16 (state in float32 or wider). Gradients flow to every tensor given,
+    the carried state included. Keys are not normalised here; rules assume |k| <= 1.
+
+    Raises InputError for wrong shapes, unknown or missing names, gates outside their range, NaN or Inf (on the CPU);
+    CompositionError where the strategy does not serve the rule.
+    """
+    made = rule_of(rule)
+    spread = strategy_of(strategy, made, chunk=chunk_size, backend=backend)
+    given = {"q": q, "k": k, "v": v, **inputs}
+    check_inputs(made, given, gates or {})
+    tokens = Tokens.of({**given, **_wide(gates or {})})
+    record = _params(made, given, params)
+    first = spread.init_state(made, record, q.shape[0]) if state is None else state
+    if state is not None:
+        check_state(spread.init_state(made, record, q.shape[0]), state)
+    if write_mask is not None and write_mask.shape != (q.shape[0], q.shape[2]):
+        raise InputError(f"write_mask is {list(write_mask.shape)}; expected [B, T] = [{q.shape[0]}, {q.shape[2]}]")
+    return spread(made, record, tokens, first, write_mask)
+
+
+def _wide(gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gates in float32 or wider: a decay of 0.98 has no digits to lose."""
+    return {name: one.to(torch.promote_types(one.dtype, torch.float32)) for name, one in gates.items()}
+
+
+def _params(rule: MemoryRule, given: Mapping[str, Tensor], params: Mapping[str, Tensor] | None) -> Params:
+    q = given["q"]
+    widths = {"H": q.shape[1], **{rule.inputs[name]: tensor.shape[3] for name, tensor in given.items()}}
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    for name in params or {}:
+        if name not in rule.params:
+            raise InputError(f'memory(rule="{rule.name}"): unknown parameter "{name}"{known(name, rule.params)}')
+    if params is not None and set(params) == set(rule.params):
+        return Params.of(params)
+    start = initial_params(rule, full_widths(rule, widths), dtype=dtype, device=q.device)
+    return start.replace(**(params or {}))

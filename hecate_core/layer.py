@@ -1,0 +1,141 @@
+"""A memory of one or several levels behind two verbs: `recall` reads, `absorb` writes and reads.
+
+Each level owns its front, gates, parameters and state. A level hands its strategy the runs of tokens
+that are due and reads the others; resting tokens neither decay the memory nor its momentum.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from hecate_core.differentiation import autodiff
+from hecate_core.front import Front
+from hecate_core.gate_head import GateHead
+from hecate_core.levels import LevelSpec, due_runs, reset_offsets
+from hecate_core.parameters import RuleParams
+from hecate_core.protocols import MemoryRule, Strategy, Widths
+from hecate_core.records import State, Tokens
+from hecate_core.shapes import Bool, Float, Tensor
+
+
+class LevelMemory(nn.Module):
+    """One level: front, gate head, rule parameters and schedule. Its parameters carry its index for the optimizer."""
+
+    def __init__(
+        self,
+        width: int,
+        rule: MemoryRule,
+        strategy: Strategy,
+        widths: Widths,
+        *,
+        spec: LevelSpec,
+        grain: int,
+        front: Front,
+        asking: Front | None = None,
+        index: int = 0,
+    ) -> None:
+        super().__init__()
+        self.hecate_level = index
+        self._rule, self._strategy, self._spec, self._grain = rule, strategy, spec, grain
+        self.front = front
+        self.asking = asking
+        self.gates = GateHead(width, rule.gates, widths)
+        self.params = RuleParams(rule, widths)
+
+    def init_state(self, batch: int) -> State:
+        """Front tails and the rule's first memory for every row."""
+        rule = self._strategy.init_state(self._rule, self.params.record(), batch)
+        state = State(front=self.front.init_state(batch), rule=rule)
+        return state if self.asking is None else state.replace(asking=self.asking.init_state(batch))
+
+    def recall(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Float[Tensor, "B T D"], State]:
+        """Read only, through the asking front; the memory stays as it is."""
+        assert self.asking is not None, "composed without a reading site"
+        inputs, tail = self.asking(x, state.asking)
+        return self._read(inputs, state.rule), state.replace(asking=tail)
+
+    @autodiff
+    def _read(self, inputs: Tokens, state: State) -> Float[Tensor, "B T D"]:
+        y = self._rule.read(self.params.record(), state, inputs.q)
+        return y.transpose(1, 2).flatten(2).to(inputs.q.dtype)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: State, write: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """Write where due and allowed, read everywhere; heads are merged in the result."""
+        inputs, front = self.front(x, state.front)
+        y, rule = self._spread(inputs, self.gates(x), state.rule, state.position, write)
+        return y, state.replace(front=front, rule=rule, position=state.position + x.shape[1])
+
+    @autodiff
+    def _spread(
+        self, inputs: Tokens, gates: Tokens, state: State, position: int, write: Tensor | None
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """The strategy over due runs, plain reads over resting ones, in stream order."""
+        tokens, params = inputs.replace(**gates), self.params.record()
+        count, period = inputs.q.shape[2], self._spec.write_period
+        resets = reset_offsets(position, count, self._spec.reset_period, self._grain)
+        reads: list[Tensor] = []
+        begin = 0
+        for end in (*resets, count):
+            for start, stop, due in due_runs(position + begin, end - begin, period, self._grain):
+                run = tokens.map(lambda one, a=begin + start, b=begin + stop: one[:, :, a:b])  # type: ignore[misc]
+                if due:
+                    mask = None if write is None else write[:, begin + start : begin + stop]
+                    y, state = self._strategy(self._rule, params, run, state, mask)
+                else:
+                    y = self._rule.read(params, state, run.q)
+                reads.append(y)
+            if end in resets:
+                state = self._strategy.init_state(self._rule, params, inputs.q.shape[0])
+            begin = end
+        y = torch.cat(reads, 2) if reads else inputs.v
+        return y.transpose(1, 2).flatten(2).to(inputs.q.dtype), state
+
+
+class LeveledMemory(nn.Module):
+    """What a composition holds as its memory: all levels, their reads added up.
+
+    `aggregate` is "sum" or "invsqrt": the latter divides by sqrt(L) beyond two levels, which keeps the variance
+    of uncorrelated reads. Source: architecture of continuum memory, [2512.24695] Sec. 7.1.
+    """
+
+    def __init__(self, levels: Sequence[LevelMemory], *, aggregate: str = "invsqrt") -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(levels)
+        self._scale = len(levels) ** -0.5 if aggregate == "invsqrt" and len(levels) > 2 else 1.0
+
+    def init_state(self, batch: int) -> State:
+        """Every level's first state."""
+        return State.of({f"level{i}": self._level(i).init_state(batch) for i in range(len(self.levels))})
+
+    def absorb(
+        self, x: Float[Tensor, "B T D"], state: State, write: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """Write token by token, read after each write; where `write` is False nothing changes."""
+        reads, states = [], {}
+        for i in range(len(self.levels)):
+            y, states[f"level{i}"] = self._level(i)(x, state[f"level{i}"], write)
+            reads.append(y)
+        return self._sum(reads), State.of(states).replace(position=state.position + x.shape[1])
+
+    def recall(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Float[Tensor, "B T D"], State]:
+        """Reads of every level added up; only the asking fronts' tails move on."""
+        reads, states = [], {}
+        for i in range(len(self.levels)):
+            y, states[f"level{i}"] = self._level(i).recall(x, state[f"level{i}"])
+            reads.append(y)
+        return self._sum(reads), state.replace(**states)
+
+    @autodiff
+    def _sum(self, reads: list[Tensor]) -> Tensor:
+        total = reads[0]
+        for read in reads[1:]:
+            total = total + read
+        return total if self._scale == 1.0 else total * self._scale
+
+    def _level(self, index: int) -> LevelMemory:
+        level = self.levels[index]
+        assert isinstance(level, LevelMemory)
+        return level

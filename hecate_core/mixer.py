@@ -1,0 +1,52 @@
+"""The half of a block that looks at other tokens: a composition with the memory and attention it asked for."""
+
+from typing import Any, cast
+
+from torch import nn
+
+from hecate_core.attention import SlidingWindowAttention
+from hecate_core.composing import leveled_memory
+from hecate_core.differentiation import autodiff
+from hecate_core.errors import CompositionError
+from hecate_core.layer import LeveledMemory
+from hecate_core.protocols import Attention, Composition
+from hecate_core.records import State
+from hecate_core.registry import registry
+from hecate_core.shapes import Bool, Float, Tensor
+
+
+class Mixer(nn.Module):
+    """A composition, the memory and attention that it wants, and the output projection.
+
+    Raises CompositionError where the composition wants a memory and `memory` is None.
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, composition: Any, attention: dict[str, Any], memory: dict[str, Any] | None
+    ) -> None:
+        super().__init__()
+        join: Any = registry().create("composition", composition, width=width)
+        if join.remembers and memory is None:
+            raise CompositionError(f"composition {composition!r} wants a memory; give model.memory a rule")
+        self.join = join
+        self.memory = leveled_memory(width, heads, recalls=join.recalls, **(memory or {})) if join.remembers else None
+        self.attention = SlidingWindowAttention(width, heads, **attention) if join.attends else None
+        self.project = nn.Linear(width, width, bias=False)
+
+    def init_state(self, batch: int) -> State:
+        """The first state of whatever the composition wants, and of the composition itself."""
+        state: State = self.join.init_state(batch) if hasattr(self.join, "init_state") else State()
+        if self.memory is not None:
+            state = state.replace(memory=self.memory.init_state(batch))
+        if self.attention is not None:
+            state = state.replace(attention=self.attention.init_state(batch))
+        return state
+
+    @autodiff
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: State, write: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """One causal pass over the call's tokens."""
+        join = cast(Composition, self.join)
+        y, state = join(x, cast(LeveledMemory, self.memory), cast(Attention, self.attention), state, write)
+        return self.project(y), state.replace(position=state.position + x.shape[1])

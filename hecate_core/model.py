@@ -1,0 +1,118 @@
+"""A byte-level language model of memory blocks: embedding, blocks, norm, head; state in, state out."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hecate_core.channel import SwiGLU
+from hecate_core.differentiation import autodiff
+from hecate_core.errors import InputError
+from hecate_core.mixer import Mixer
+from hecate_core.records import State
+from hecate_core.shapes import Bool, Float, Int, Tensor
+
+NORM_EPS = 1e-6
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "rms": lambda width: nn.RMSNorm(width, eps=NORM_EPS),
+    "layer": nn.LayerNorm,
+    "none": lambda _: nn.Identity(),
+}
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + channel(norm(x)); `residual=False` drops both skips.
+
+    Source: [2501.00663] Sec. 4.4; pre-norm is our choice.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        mixer: Mapping[str, Any],
+        norm: str = "rms",
+        residual: bool = True,
+        expansion: float = 8 / 3,
+        channel: str = "swiglu",
+    ) -> None:
+        super().__init__()
+        self._residual = residual
+        self.mixer_norm = NORMS[norm](width)
+        self.mixer = Mixer(width, heads, **mixer)
+        self.channel_norm = NORMS[norm](width) if channel != "none" else None
+        self.channel = SwiGLU(width, expansion) if channel != "none" else None
+
+    def init_state(self, batch: int) -> State:
+        """The mixer's first state; the channel has none."""
+        return self.mixer.init_state(batch)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: State, write: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """Both halves of the block over the call's tokens."""
+        y, state = self.mixer(self._normed(x), state, write)
+        return self._transform(x, y), state
+
+    @autodiff
+    def _normed(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.mixer_norm(x))
+
+    @autodiff
+    def _transform(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x + y if self._residual else y
+        if self.channel is None or self.channel_norm is None:
+            return x
+        y = self.channel(self.channel_norm(x))
+        return x + y if self._residual else y
+
+
+class LanguageModel(nn.Module):
+    """Bytes (or any ids below `vocab`) to logits over the next one; depends on no training flag.
+
+    `forward(ids [B, T], state, write)` returns logits `[B, T, vocab]` and the state after the call. With `write`
+    False everywhere the memory rests and is only read.
+    """
+
+    def __init__(self, *, vocab: int, width: int, depth: int, block: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.vocab = vocab
+        self.embedding = nn.Embedding(vocab, width)
+        self.blocks = nn.ModuleList(Block(width, **block) for _ in range(depth))
+        self.norm = NORMS[block.get("norm", "rms")](width)
+        self.head = nn.Linear(width, vocab, bias=False)
+        nn.init.uniform_(self.embedding.weight, -(width**-0.5), width**-0.5)
+
+    def init_state(self, batch: int) -> State:
+        """A fresh context for `batch` rows; make it outside a Tape."""
+        blocks = {f"block{i}": cast(Block, block).init_state(batch) for i, block in enumerate(self.blocks)}
+        return State.of(blocks)
+
+    def forward(
+        self, ids: Int[Tensor, "B T"], state: State, write: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B T V"], State]:
+        """Logits for the byte after each of these, and the state after them."""
+        x, after = self._embed(ids), {}
+        for i, block in enumerate(self.blocks):
+            x, after[f"block{i}"] = block(x, state[f"block{i}"], write)
+        return self._logits(x), State.of(after).replace(position=state.position + ids.shape[1])
+
+    @autodiff
+    def _embed(self, ids: Int[Tensor, "B T"]) -> Tensor:
+        return cast(Tensor, self.embedding(ids))
+
+    @autodiff
+    def _logits(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.norm(x)))
+
+
+@autodiff
+def next_token_loss(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy in nats per token, in float32 or wider. Targets equal to -1 do not count."""
+    if logits.shape[:2] != targets.shape:
+        raise InputError(f"loss: logits {tuple(logits.shape)} against targets {tuple(targets.shape)}; expected [B, T]")
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=-1)
