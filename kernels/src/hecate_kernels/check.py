@@ -1,0 +1,137 @@
+"""Everything that can be proven about a pair without a GPU, one line per check."""
+
+import functools
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hecate_core.api import HecateError
+from hecate_kernels import child, nvrtc_worker
+from hecate_kernels.compare import Difference, differences
+from hecate_kernels.failure import BackendMissingError, KernelError, compiler_line
+from hecate_kernels.host import SCHEDULES, ProgramLauncher
+from hecate_kernels.nvrtc import ARCHITECTURES, as_job, require_compiler
+from hecate_kernels.pair import Budget, CheckedPair, Kernel
+
+CHECKS = ("numbers", "address", "race", "compile")
+SANITIZER_SCHEDULES = {"address": ("ascending",), "thread": ("ascending",)}
+COMPILE_LIMITS = child.Limits(wall_s=300, cpu_s=290, memory_mib=None)
+
+
+@attrs.frozen
+class Line:
+    """The outcome of one check of one pair."""
+
+    pair: str
+    check: str
+    good: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.pair:<16} {self.check:<9} {'ok' if self.good else 'FAULT':<6} {self.text}"
+
+
+def check_pair(name: str, pair: CheckedPair, thorough: bool = False, checks: Sequence[str] = CHECKS) -> Iterator[Line]:
+    """Numbers under all schedules, AddressSanitizer, racecheck, and the compiler for every architecture."""
+    steps: dict[str, Callable[[], str]] = {
+        "numbers": functools.partial(_numbers, pair, thorough),
+        "address": functools.partial(_sanitized, pair, "address"),
+        "race": functools.partial(_sanitized, pair, "thread"),
+        "compile": functools.partial(_compiles, pair),
+    }
+    for check in checks:
+        try:
+            yield Line(name, check, True, steps[check]())
+        except BackendMissingError as missing:
+            yield Line(name, check, True, f"skipped: {missing}")
+        except HecateError as error:
+            yield Line(name, check, False, str(error))
+
+
+def compile_report(
+    kernels: Iterable[Kernel], archs: Iterable[str] = ARCHITECTURES
+) -> Iterator[tuple[Kernel, str, Any]]:
+    """Compiles in a child, without a GPU; yields kernel, architecture and `nvrtc_worker.Compiled`."""
+    require_compiler()
+    asked = [(kernel, arch) for kernel in kernels for arch in archs]
+    with tempfile.TemporaryDirectory(prefix="hecate-nvrtc-") as folder:
+        jobs, results = Path(folder) / "jobs", Path(folder) / "results"
+        jobs.write_text(json.dumps([attrs_of(as_job(kernel, arch)) for kernel, arch in asked]))
+        worker = [sys.executable, str(Path(nvrtc_worker.__file__)), str(jobs), str(results)]
+        finished = child.run(worker, COMPILE_LIMITS)
+        lines = results.read_text().splitlines() if results.exists() else []
+    for (kernel, arch), line in zip(asked, lines, strict=False):
+        yield kernel, arch, nvrtc_worker.Compiled(**json.loads(line))
+    if len(lines) < len(asked):
+        kernel, arch = asked[len(lines)]
+        how = "took too long" if finished.stopped else f"ended with status {finished.status}"
+        raise KernelError(f"{kernel.source}:1: the compiler {how} on {kernel.symbol} (nvrtc, {arch})")
+
+
+def attrs_of(job: nvrtc_worker.Job) -> dict[str, Any]:
+    """A job as JSON."""
+    return {"text": job.text, "symbol": job.symbol, "arch": job.arch, "constants": list(job.constants)}
+
+
+def over_budget(compiled: Any, budget: Budget) -> str | None:
+    """What a compiled kernel uses beyond its declared budget, or None."""
+    if compiled.registers > budget.registers:
+        return f"{compiled.registers} registers; declared {budget.registers}"
+    if compiled.spill_bytes > budget.spill_bytes:
+        return f"{compiled.spill_bytes} bytes spilled; declared {budget.spill_bytes}"
+    if budget.spill_bytes and not budget.spill_reason:
+        return "declares spilled bytes without a reason"
+    if compiled.shared_bytes > budget.shared_bytes:
+        return f"{compiled.shared_bytes} bytes of static shared memory; declared {budget.shared_bytes}"
+    return None
+
+
+def _numbers(pair: CheckedPair, thorough: bool) -> str:
+    worst: dict[tuple[str, bool], Difference] = {}
+    count = 0
+    where = ProgramLauncher("plain", SCHEDULES if pair.kernels.deterministic else SCHEDULES[:1])
+    for trial in pair.trials(thorough):
+        count += 1
+        for one in differences(trial, pair.kernels.tolerance[trial.dtype], where):
+            if not one.good:
+                raise KernelError(f"{pair.kernels.source}:1: {one.line()}")
+            key = (trial.dtype, one.is_gradient)
+            if key not in worst or one.error > worst[key].error:
+                worst[key] = one
+    if not count:
+        raise KernelError(f"{pair.kernels.source}:1: the pair declares no trials, so nothing was checked")
+    out = io.StringIO()
+    for (dtype, gradient), one in sorted(worst.items()):
+        out.write(f"{dtype} {'gradients' if gradient else 'forward'} {one.error:.1e}, ")
+    orders = "same bits in 6 orders" if pair.kernels.deterministic else "1 order (atomics)"
+    return f"{out.getvalue()}{count} cases, {orders}"
+
+
+def _sanitized(pair: CheckedPair, flavour: str) -> str:
+    where = ProgramLauncher(flavour, SANITIZER_SCHEDULES[flavour], child.Limits(wall_s=300, cpu_s=290, memory_mib=None))
+    trials = [trial for trial in pair.trials(False) if trial.quick]
+    for trial in trials:
+        trial.run(where)
+    if not trials:
+        raise KernelError(f"{pair.kernels.source}:1: the pair declares no quick trials, so nothing was checked")
+    return f"{len(trials)} cases without a report"
+
+
+def _compiles(pair: CheckedPair) -> str:
+    most = 0
+    count = 0
+    for kernel, arch, compiled in compile_report(pair.specialisations()):
+        if compiled.failed:
+            raise KernelError(compiler_line(compiled.log, kernel.source, f"nvrtc, {arch}"))
+        budget = pair.kernels.budgets.get(kernel.symbol, Budget())
+        if excess := over_budget(compiled, budget):
+            shown = " ".join(f"{name}={value}" for name, value in kernel.constants)
+            raise KernelError(f"{kernel.source}:1: {kernel.symbol} [{shown}] uses {excess} ({arch})")
+        most, count = max(most, compiled.registers), count + 1
+    return f"{count} compiled for {len(ARCHITECTURES)} architectures, at most {most} registers"

@@ -1,0 +1,155 @@
+"""The host backend: the same `.cu`, run on the CPU on fibers, in this process or as a program of its own."""
+
+import ctypes
+import struct
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hecate_kernels import child
+from hecate_kernels.cpu_build import build
+from hecate_kernels.failure import KernelError, sanitizer_line
+from hecate_kernels.pair import Argument, InOut, Kernel, Out
+from hecate_kernels.storage import poison, scalar_bytes, span
+
+SCHEDULES = ("ascending", "descending", "random-1", "random-2", "greedy-up", "greedy-random")
+"""Orders in which runnable threads go on; greedy ones let a warp run to its next barrier first."""
+
+Dim3 = tuple[int, int, int]
+
+
+class HostLauncher:
+    """Runs kernels in this process; for sources that have passed `hecate kernels check`."""
+
+    name = "host"
+
+    def __init__(self, schedule: str = "ascending") -> None:
+        self._schedule = SCHEDULES.index(schedule)
+
+    def launch(
+        self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: Sequence[Argument], shared_bytes: int = 0
+    ) -> None:
+        """Run one kernel to its end; outputs are poisoned first. Raises KernelError with `file:line`."""
+        if 0 in grid:
+            return
+        run, entry = _load(build(kernel, "library"))
+        slots = [_slot(argument) for argument in arguments]
+        pointers = (ctypes.c_void_p * len(slots))(*(ctypes.addressof(slot) for slot in slots))
+        message = run(
+            entry, (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), shared_bytes, pointers, self._schedule
+        )
+        if message is not None:
+            raise KernelError(message.decode(errors="replace"))
+
+
+class ProgramLauncher:
+    """Runs kernels as programs with limits: for the sanitizers, and for sources nobody has checked yet.
+
+    Every launch runs under all `schedules` from the same inputs, and the results must be the same bits.
+    """
+
+    def __init__(
+        self, flavour: str = "plain", schedules: Sequence[str] = SCHEDULES, limits: child.Limits | None = None
+    ) -> None:
+        self.name = f"host-{flavour}"
+        self._flavour = flavour
+        self._schedules = [SCHEDULES.index(name) for name in schedules]
+        self._limits = limits or child.Limits(memory_mib=4096 if flavour == "plain" else None)
+
+    def launch(
+        self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: Sequence[Argument], shared_bytes: int = 0
+    ) -> None:
+        """Run one kernel; raises KernelError for whatever the runner, a sanitizer or a limit reports."""
+        if 0 in grid:
+            return
+        program = build(kernel, self._flavour)
+        tensors = [_tensor(argument) for argument in arguments]
+        for argument in arguments:
+            if isinstance(argument, Out):
+                poison(argument.tensor)
+        with tempfile.TemporaryDirectory(prefix="hecate-launch-") as folder:
+            asked, result = Path(folder) / "launch", Path(folder) / "result"
+            schedules = self._schedules + [0] * (len(SCHEDULES) - len(self._schedules))
+            with asked.open("wb") as file:
+                file.write(struct.pack("<4s64s6IQ", b"HKL1", kernel.symbol.encode(), *grid, *block, shared_bytes))
+                file.write(struct.pack("<8I", len(self._schedules), *schedules, len(arguments)))
+                for argument, tensor in zip(arguments, tensors, strict=True):
+                    data = scalar_bytes(argument) if tensor is None else span(tensor).numpy().tobytes()
+                    file.write(struct.pack("<IQ", 0 if tensor is None else 1, len(data)) + data)
+            self._run(program, asked, result, kernel)
+            self._take_back(result.read_bytes(), arguments, tensors, kernel)
+
+    def _run(self, program: Path, asked: Path, result: Path, kernel: Kernel) -> None:
+        environment = {
+            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=23:detect_stack_use_after_return=0",
+            "TSAN_OPTIONS": "exitcode=24:halt_on_error=1:report_thread_leaks=0:history_size=4",
+        }
+        finished = child.run(
+            [str(program), str(asked), str(result)],
+            self._limits,
+            environment,
+            fixed_addresses=self._flavour == "thread",
+        )
+        if finished.status == 0:
+            return
+        place = f"{kernel.source}:1"
+        if finished.stopped:
+            raise KernelError(f"{place}: {kernel.symbol} ran longer than {self._limits.wall_s} s and was stopped")
+        if line := sanitizer_line(finished.text, kernel.source):
+            raise KernelError(line)
+        if finished.status is not None and finished.status < 0:
+            raise KernelError(f"{place}: {kernel.symbol} crashed (signal {-finished.status})")
+        lines = finished.text.strip().splitlines() or ["no message"]
+        message = lines[-1] if finished.status == 3 else f"{place}: {lines[-1]}"
+        raise KernelError(message)
+
+    def _take_back(
+        self, data: bytes, arguments: Sequence[Argument], tensors: Sequence[Tensor | None], kernel: Kernel
+    ) -> None:
+        offset = 0
+        for position, (argument, tensor) in enumerate(zip(arguments, tensors, strict=True)):
+            if tensor is None:
+                continue
+            target = span(tensor)
+            piece = torch.from_numpy(np.frombuffer(data, np.uint8, target.numel(), offset).copy())
+            offset += target.numel()
+            if isinstance(argument, (Out, InOut)):
+                target.copy_(piece)
+            elif not torch.equal(target, piece):
+                raise KernelError(
+                    f"{kernel.source}:1: {kernel.symbol} writes into argument {position}, which is an input"
+                )
+
+
+_loaded: dict[Path, tuple[Any, ctypes.c_void_p]] = {}
+
+
+def _load(library: Path) -> tuple[Any, ctypes.c_void_p]:
+    if library not in _loaded:
+        handle = ctypes.CDLL(str(library))
+        run = handle.hecate_launch
+        run.restype = ctypes.c_char_p
+        run.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int]
+        _loaded[library] = run, ctypes.cast(handle.hecate_entry, ctypes.c_void_p)
+    return _loaded[library]
+
+
+def _tensor(argument: Argument) -> Tensor | None:
+    if isinstance(argument, (Out, InOut)):
+        return argument.tensor
+    return argument if isinstance(argument, Tensor) else None
+
+
+def _slot(argument: Argument) -> ctypes.Array[ctypes.c_char] | ctypes.c_void_p:
+    """Memory that holds the argument's value, as cuLaunchKernel wants it."""
+    tensor = _tensor(argument)
+    if tensor is None:
+        return ctypes.create_string_buffer(scalar_bytes(argument))
+    if isinstance(argument, Out):
+        poison(tensor)
+    return ctypes.c_void_p(tensor.data_ptr())

@@ -1,0 +1,144 @@
+"""What a kernel pair declares: one op, one `.cu`, a forward and a backward, and the limits it promises.
+
+A pair component is a class with the attribute `kernels: KernelPair`, an op's `forward` and `backward`
+that launch through a `Launcher`, `specialisations()` (what `hecate kernels compile` compiles) and
+`trials()` (what `hecate kernels check` runs). Everything is written against `Launcher`, so the same
+lines of Python run a GPU, the host backend and the sanitizer programs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+from torch import Tensor
+
+Constants = tuple[tuple[str, int | str], ...]
+"""Compile-time constants of a kernel, as `-D NAME=VALUE`, sorted by name."""
+
+
+def constants(**values: int | str) -> Constants:
+    """Constants by name, in an order that does not depend on how they were written."""
+    return tuple(sorted(values.items()))
+
+
+@attrs.frozen
+class Kernel:
+    """One entry point of one source, specialised: what a backend compiles and launches."""
+
+    source: Path
+    symbol: str
+    constants: Constants = ()
+
+
+@attrs.frozen
+class Out:
+    """A launch argument that the kernel writes completely; poisoned before the launch where that can be seen."""
+
+    tensor: Tensor
+
+
+@attrs.frozen
+class InOut:
+    """A launch argument that the kernel reads and changes, such as an accumulator of atomics."""
+
+    tensor: Tensor
+
+
+Argument = Tensor | Out | InOut | Any
+"""A tensor is read only; everything else is a typed scalar (`numpy.int32(T)`, `numpy.float32(x)`)."""
+
+
+class Launcher(Protocol):
+    """One place where kernels run."""
+
+    name: str
+
+    def launch(
+        self,
+        kernel: Kernel,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: Sequence[Argument],
+        shared_bytes: int = 0,
+    ) -> None:
+        """Run one kernel; outputs are filled on the tensors' current stream when this returns."""
+        ...
+
+
+@attrs.frozen
+class Budget:
+    """What one entry point may use per architecture; spilled bytes need a reason."""
+
+    registers: int = 255
+    shared_bytes: int = 48 * 1024
+    spill_bytes: int = 0
+    spill_reason: str = ""
+
+
+@attrs.frozen
+class Tolerance:
+    """Largest relative error (by norm, against float64) of outputs and of gradients."""
+
+    forward: float
+    backward: float
+
+
+FLOAT32 = Tolerance(1e-5, 1e-4)
+BFLOAT16 = Tolerance(1e-2, 1e-2)
+
+
+@attrs.frozen(kw_only=True)
+class KernelPair:
+    """One implementation of one op: source, symbols, limits."""
+
+    op: str
+    source: Path
+    forward: str
+    backward: str
+    head_sizes: tuple[int, int] = (16, 256)
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    chunk: int = 64
+    budgets: Mapping[str, Budget] = attrs.field(factory=dict)
+    tolerance: Mapping[str, Tolerance] = attrs.field(
+        factory=lambda: {"float32": FLOAT32, "bfloat16": BFLOAT16},
+    )
+    deterministic: bool = True  # False: sums by atomics, whose order a schedule may change
+
+    @property
+    def symbols(self) -> tuple[str, str]:
+        """The entry points, forward first."""
+        return self.forward, self.backward
+
+
+Outputs = Mapping[str, Tensor]
+
+
+@attrs.frozen
+class Trial:
+    """One numeric case of a pair; gradients are the outputs whose names start with `d_`.
+
+    `run` launches the pair; `truth` gives the same names in float64; `single`, if given, is the float32
+    reference: where its own error is larger than the tolerance, three times that error is allowed.
+    """
+
+    name: str
+    dtype: str
+    run: Callable[[Launcher], Outputs]
+    truth: Callable[[], Outputs]
+    single: Callable[[], Outputs] | None = None
+    quick: bool = True  # also for the sanitizers, which are slow: few blocks, few tokens
+
+
+class CheckedPair(Protocol):
+    """What the commands need of a pair component."""
+
+    kernels: KernelPair
+
+    def specialisations(self) -> Iterable[Kernel]:
+        """Every specialisation that has to compile, over sizes, dtypes and switches."""
+        ...
+
+    def trials(self, thorough: bool) -> Iterable[Trial]:
+        """A covering set of cases, or all of them."""
+        ...

@@ -1,0 +1,113 @@
+// A launch as a program of its own: reads one launch file, runs it under the asked schedules, writes
+// the buffers back. Built plain, with AddressSanitizer and with ThreadSanitizer (which Python cannot load).
+//
+//   program LAUNCH RESULT
+//
+// LAUNCH: "HKL1" name[64] grid[3] block[3] (u32) dynamic (u64) schedules (u32) index[6] (u32)
+//         arguments (u32), then for each: kind (u32: 0 scalar, 1 input, 2 output) bytes (u64) data.
+// RESULT: the buffers of kind 1 and 2 after the first schedule, one after another.
+// Exit status: 0 done, 3 the runner found a fault (one line on stderr), 4 results depend on the schedule.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <vector>
+
+#include "runner.hpp"
+
+extern const hecate_host::NamedEntry hecate_entries[];
+
+namespace {
+
+struct Argument {
+    unsigned kind = 0;
+    std::vector<unsigned char> initial;
+    unsigned char* memory = nullptr;
+};
+
+void need(bool good, const char* what) {
+    if (good) return;
+    fprintf(stderr, "launch file: %s\n", what);
+    exit(2);
+}
+
+template <class T>
+T read(FILE* file) {
+    T value{};
+    need(fread(&value, sizeof value, 1, file) == 1, "ends too early");
+    return value;
+}
+
+// One allocation per buffer and schedule: AddressSanitizer puts its red zones around each.
+void fresh(Argument& argument) {
+    const size_t bytes = argument.initial.size();
+    free(argument.memory);
+    void* memory = nullptr;
+    need(posix_memalign(&memory, 256, bytes ? bytes : 1) == 0, "no memory");
+    argument.memory = static_cast<unsigned char*>(memory);
+    if (bytes) memcpy(argument.memory, argument.initial.data(), bytes);
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    need(count == 3, "usage: program LAUNCH RESULT");
+    FILE* file = fopen(words[1], "rb");
+    need(file, "cannot be opened");
+    char magic[4];
+    need(fread(magic, 4, 1, file) == 1 && memcmp(magic, "HKL1", 4) == 0, "is not one");
+    char name[64];
+    need(fread(name, sizeof name, 1, file) == 1, "ends too early");
+    hecate_host::Launch launch{};
+    launch.grid = read<hecate_host::Index3>(file);
+    launch.block = read<hecate_host::Index3>(file);
+    launch.dynamic_bytes = read<unsigned long long>(file);
+    const unsigned schedules = read<unsigned>(file);
+    unsigned chosen[hecate_host::schedule_count];
+    for (unsigned& index : chosen) index = read<unsigned>(file);
+    std::vector<Argument> arguments(read<unsigned>(file));
+    for (Argument& argument : arguments) {
+        argument.kind = read<unsigned>(file);
+        argument.initial.resize(read<unsigned long long>(file));
+        const size_t bytes = argument.initial.size();
+        need(!bytes || fread(argument.initial.data(), bytes, 1, file) == 1, "ends too early");
+    }
+    fclose(file);
+    for (const hecate_host::NamedEntry* entry = hecate_entries; entry->name; ++entry)
+        if (strcmp(entry->name, name) == 0) launch.entry = entry->entry;
+    need(launch.entry, "names a kernel that is not here");
+
+    std::vector<std::vector<unsigned char>> first;
+    for (unsigned run = 0; run < schedules; ++run) {
+        std::vector<void*> pointers;
+        for (Argument& argument : arguments) {
+            fresh(argument);
+            pointers.push_back(argument.kind ? static_cast<void*>(&argument.memory) : argument.memory);
+        }
+        launch.arguments = pointers.data();
+        launch.schedule = static_cast<int>(chosen[run]);
+        if (const char* message = hecate_host::run(launch)) {
+            fprintf(stderr, "%s (schedule %s)\n", message, hecate_host::schedule_names[launch.schedule]);
+            _exit(3);
+        }
+        for (size_t i = 0, slot = 0; i < arguments.size(); ++i) {
+            if (!arguments[i].kind) continue;
+            const size_t bytes = arguments[i].initial.size();
+            if (run == 0) {
+                first.emplace_back(arguments[i].memory, arguments[i].memory + bytes);
+            } else if (bytes && memcmp(first[slot].data(), arguments[i].memory, bytes) != 0) {
+                fprintf(stderr, "argument %zu of %s differs between schedules %s and %s\n", i, name,
+                        hecate_host::schedule_names[chosen[0]], hecate_host::schedule_names[launch.schedule]);
+                _exit(4);
+            }
+            ++slot;
+        }
+    }
+    FILE* result = fopen(words[2], "wb");
+    need(result, "the result cannot be written");
+    for (const auto& bytes : first) need(bytes.empty() || fwrite(bytes.data(), bytes.size(), 1, result) == 1, "full disk");
+    need(fclose(result) == 0, "full disk");
+    for (Argument& argument : arguments) free(argument.memory);
+    return 0;
+}

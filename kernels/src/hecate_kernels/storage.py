@@ -1,0 +1,30 @@
+"""What a tensor occupies in memory, as bytes: kernels take strides, so views are passed as they lie."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+
+def span(tensor: Tensor) -> Tensor:
+    """The bytes from the tensor's first to its last element, gaps of a view included, without a copy."""
+    if tensor.numel() == 0:
+        return torch.empty(0, dtype=torch.uint8)
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((last + 1,), (1,)).view(torch.uint8)
+
+
+def poison(tensor: Tensor) -> None:
+    """Fills with 0xFF: NaN in every float type, -1 in integers, so that what is not written shows."""
+    if tensor.numel():
+        span(tensor).fill_(0xFF)
+
+
+def scalar_bytes(value: object) -> bytes:
+    """The bytes of a typed scalar (numpy or ctypes); a bare Python number has no width and is refused."""
+    if isinstance(value, ctypes._SimpleCData):
+        return bytes(value)
+    to_bytes = getattr(value, "tobytes", None)
+    if to_bytes is None:
+        raise TypeError(f"{type(value).__name__} {value!r} has no width; pass numpy.int32(...) or numpy.float32(...)")
+    return bytes(to_bytes())

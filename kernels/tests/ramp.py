@@ -1,0 +1,73 @@
+"""A pair as a stranger writes it: one op, one `.cu`, its cases and its truth, nothing of ours but the kit."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from hecate_kernels.pair import FLOAT32, Budget, Kernel, KernelPair, Launcher, Out, Outputs, Trial, constants
+from torch import Tensor
+
+THREADS = 128
+
+
+class RampPair:
+    """Running sums that forget, row by row."""
+
+    op = "ramp"
+    backend = "host"
+
+    def __init__(self, source: Path | None = None) -> None:
+        self.kernels = KernelPair(
+            op="ramp",
+            source=source or Path(__file__).with_name("ramp.cu"),
+            forward="ramp_forward",
+            backward="ramp_backward",
+            head_sizes=(1, 1),
+            dtypes=("float32",),
+            budgets={"ramp_forward": Budget(registers=64), "ramp_backward": Budget(registers=64)},
+            tolerance={"float32": FLOAT32},
+        )
+
+    def specialisations(self) -> Iterable[Kernel]:
+        """Forward and backward; nothing else varies."""
+        return [self._kernel(symbol) for symbol in self.kernels.symbols]
+
+    def trials(self, thorough: bool) -> Iterable[Trial]:
+        """Lengths that divide by nothing."""
+        for length in (1, 7, 100, 257) if thorough else (7, 257):
+            x, keep, dy = _inputs(length)
+            yield Trial(
+                f"T {length}",
+                "float32",
+                run=lambda where, given=(x, keep, dy): self._run(where, *given),
+                truth=lambda given=(x, keep, dy): _truth(*given),
+            )
+
+    def _kernel(self, symbol: str) -> Kernel:
+        return Kernel(self.kernels.source, symbol, constants(THREADS=THREADS))
+
+    def _run(self, where: Launcher, x: Tensor, keep: Tensor, dy: Tensor) -> Outputs:
+        y, dx, dkeep = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
+        rows, length = x.shape
+        launch = ((rows, 1, 1), (THREADS, 1, 1))
+        where.launch(self._kernel("ramp_forward"), *launch, [x, keep, Out(y), np.int32(length)], THREADS * 4)
+        arguments = [keep, y, dy, Out(dx), Out(dkeep), np.int32(length)]
+        where.launch(self._kernel("ramp_backward"), *launch, arguments, THREADS * 4)
+        return {"y": y, "d_x": dx, "d_keep": dkeep}
+
+
+def _inputs(length: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    x, dy = torch.randn(2, 3, length, generator=generator)
+    return x, torch.rand(3, length, generator=generator), dy
+
+
+def _truth(x: Tensor, keep: Tensor, dy: Tensor) -> Outputs:
+    wide, held = (one.double().requires_grad_() for one in (x, keep))
+    rows = [torch.zeros(x.shape[0], dtype=torch.float64)]
+    for t in range(x.shape[1]):
+        rows.append(held[:, t] * rows[-1] + wide[:, t])
+    y = torch.stack(rows[1:], 1)
+    y.backward(dy.double())
+    return {"y": y.detach(), "d_x": wide.grad, "d_keep": held.grad}
