@@ -29,7 +29,7 @@ class StorageError(HecateError):
 
     def __init__(self, place: object, error: OSError) -> None:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        super().__init__(f"{place}: {reason}; nothing there was changed")
+        super().__init__(f"{place}: {reason}; what was there before is intact")
         self.errno = error.errno
 
 
