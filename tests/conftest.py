@@ -24,6 +24,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
+def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process registry is made anew inside the test, and the old one stands again afterwards."""
+    monkeypatch.setattr("hecate_core.registry.lookup._default", [])
+
+
+@pytest.fixture
 def distribution(site: Path) -> FakeDistribution:
     """Install a fake distribution: `distribution("acme", source, entry_points=..., version="1.0")`.
 

@@ -3,7 +3,7 @@
 import random
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -171,13 +171,7 @@ def test_the_environment_disables_and_a_useless_name_is_one_line(site: Path, dis
     ]
 
 
-@pytest.fixture
-def fresh_default() -> Iterator[None]:
-    yield
-    install()
-
-
-@pytest.mark.usefixtures("fresh_default")
+@pytest.mark.usefixtures("fresh_registry")
 def test_the_process_registry_can_be_made_without_strangers(site: Path, distribution: Install) -> None:
     provider(distribution)
     assert install(strangers=False) is registry()
@@ -185,6 +179,9 @@ def test_the_process_registry_can_be_made_without_strangers(site: Path, distribu
     assert states["acme"].reason == "by --no-plugins"
     assert states["hecate-core"].state is not PluginState.DISABLED
     assert "acme_plugin.plugin" not in sys.modules
+    made = install(["hecate-titans"], place="c.toml")  # keeps what --no-plugins said
+    assert {plugin.origin.distribution: plugin.reason for plugin in made.plugins()}["acme"] == "by --no-plugins"
+    assert install(["hecate-titans"], place="c.toml") is made
 
 
 def test_an_unknown_name_has_the_nearest_and_the_plugins_that_are_missing(site: Path, distribution: Install) -> None:
@@ -233,7 +230,7 @@ def test_create_takes_a_name_or_a_table_and_what_the_caller_gives(site: Path, di
         ({"widht": 3}, 'unknown option "widht"; did you mean "width"?'),
         ({"width": "3"}, 'width = "3"; expected an integer'),
         ({"width": True}, "width = true; expected an integer"),
-        ({"rate": "fast"}, 'rate = "fast"; expected a number'),
+        ({"rate": "fast"}, 'rate = "fast"; expected a finite number'),
         ({"norm": "layer"}, 'norm = "layer"; expected one of "rms", "none"'),
         ({"periods": [1, "x"]}, 'periods[1] = "x"; expected an integer'),
         ({"fault": "value"}, "ValueError: the fault asked for"),

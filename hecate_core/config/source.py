@@ -12,8 +12,7 @@ from attrs import define, field
 
 from hecate_core.config.lines import Path, key_lines
 from hecate_core.errors import ConfigError
-
-LIMIT_BYTES = 1 << 20  # a config is written by hand; more is some other file
+from hecate_core.limits import CONFIG_BYTES
 
 _AT_LINE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
 _AT_END = re.compile(r"\s*\(at end of document\)$")
@@ -89,11 +88,11 @@ def read_source(path: str | FilePath) -> Source:
     """The text of a config file; ConfigError for one that is missing, too large or not UTF-8."""
     try:
         with open(path, "rb") as stream:
-            raw = stream.read(LIMIT_BYTES + 1)
+            raw = stream.read(CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; expected a config file") from None
-    if len(raw) > LIMIT_BYTES:
-        raise ConfigError(f"{path}: more than {LIMIT_BYTES} bytes; expected a config file")
+    if len(raw) > CONFIG_BYTES:
+        raise ConfigError(f"{path}: more than {CONFIG_BYTES} bytes; expected a config file")
     try:
         return Source(str(path), raw.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ import pluggy
 
 from hecate_core import hooks
 from hecate_core.errors import nearest
-from hecate_core.registry.oneline import one_line, told
+from hecate_core.registry.oneline import one_line, told, told_in_full
 from hecate_core.registry.origin import Component, Origin, Plugin, PluginState
 
 HOOK = "hecate_components"
@@ -46,7 +46,8 @@ def load(origin: Origin) -> Plugin:
             _check_hooks(module)
             components = tuple(_components(_answer(module), origin))
     except _UnusableError as unusable:
-        return Plugin(origin, unusable.state, one_line(str(unusable)))
+        trace = told_in_full(unusable.__cause__) if unusable.__cause__ else ""
+        return Plugin(origin, unusable.state, one_line(str(unusable)), trace=trace)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # an answer that misbehaves when it is looked at

@@ -41,7 +41,7 @@ class Registry:
     """
 
     def __init__(self, origins: Iterable[Origin] | None = None, disabled: Disabled | None = None) -> None:
-        disabled = Disabled.of() if disabled is None else disabled
+        self.disabled = disabled = Disabled.of() if disabled is None else disabled
         origins = sorted(discover() if origins is None else origins)
         loaded = [_admit(origin, disabled) for origin in origins]
         self._owners = _by_name(loaded)
@@ -184,13 +184,18 @@ def registry() -> Registry:
     return _default[0]
 
 
-def install(disable: Sequence[str] = (), *, place: str = "config", strangers: bool = True) -> Registry:
+def install(disable: Sequence[str] = (), *, place: str = "config", strangers: bool | None = None) -> Registry:
     """Make the process registry anew without some plugins, before anything of theirs is imported.
 
     `disable` names distributions, entry points or `distribution/entry-point`; `strangers=False` leaves
-    core alone (`--no-plugins`). The environment variable `HECATE_DISABLE_PLUGINS` is heard as well.
+    core alone (`--no-plugins`), None keeps what was said before. `HECATE_DISABLE_PLUGINS` is heard as
+    well. Nothing happens where the present registry leaves out the same plugins.
     """
-    _default[:] = [Registry(disabled=Disabled.of(disable, place=place, strangers=not strangers))]
+    if strangers is None:
+        strangers = not (_default and _default[0].disabled.strangers)
+    disabled = Disabled.of(disable, place=place, strangers=not strangers)
+    if not _default or _default[0].disabled != disabled:
+        _default[:] = [Registry(disabled=disabled)]
     return _default[0]
 
 

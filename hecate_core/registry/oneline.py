@@ -24,6 +24,14 @@ def told(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}{': ' + text if text else ''}{_where(error)}")
 
 
+def told_in_full(error: BaseException) -> str:
+    """The traceback, for `--debug`."""
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()
+    except Exception:  # a stranger's exception may fail to be shown
+        return told(error)
+
+
 def _text(error: BaseException) -> str:
     try:
         return str(error)

@@ -4,7 +4,7 @@ import re
 from enum import StrEnum
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 
 def canonical(distribution: str) -> str:
@@ -59,12 +59,16 @@ class PluginState(StrEnum):
 
 @frozen
 class Plugin:
-    """A plugin with its state, the reason for it in one line ("" when ok) and what it provides."""
+    """A plugin with its state, the reason for it in one line ("" when ok) and what it provides.
+
+    `trace` is the traceback behind a reason, for its author.
+    """
 
     origin: Origin
     state: PluginState
     reason: str = ""
     components: tuple[Component, ...] = ()
+    trace: str = field(default="", eq=False, repr=False)
 
     @property
     def line(self) -> str:

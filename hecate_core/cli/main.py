@@ -1,0 +1,65 @@
+"""`hecate`: finds the command, runs it, and turns whatever happens into an exit status."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Annotated, NoReturn
+
+from typer import Exit, Option, Typer
+from typer.main import get_command
+
+import hecate_core
+from hecate_core.cli import doctor, plugins, strangers
+from hecate_core.cli.command import command
+from hecate_core.cli.faults import report
+
+# A command's file imports torch and what stands on it inside the function, so that help stays quick.
+OURS: dict[str, Callable[..., int | None]] = {"plugins": plugins.plugins, "doctor": doctor.doctor}
+
+
+def entry() -> NoReturn:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; errors become a line on stderr and the status returned."""
+    debug = "--debug" in argv[: argv.index("--")] if "--" in argv else "--debug" in argv
+    try:
+        if argv and not argv[0].startswith("-") and argv[0] not in OURS:
+            return strangers.run(argv[0], argv[1:], OURS)
+        made = get_command(_app())
+        return int(made.main(args=argv or ["--help"], prog_name="hecate", standalone_mode=False) or 0)
+    except BrokenPipeError:
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, debug=debug)
+
+
+def _app() -> Typer:
+    app = Typer(
+        name="hecate",
+        help="Sequence models whose memory learns while it reads.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for name, function in OURS.items():
+        app.command(name)(command(function))
+    for name, origin in strangers.commands(OURS).items():
+        app.command(name, help=f"Command of {origin.distribution} {origin.version}.")(_listed)
+    return app
+
+
+def _root(version: Annotated[bool, Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"hecate {hecate_core.__version__}")
+        raise Exit(0)
+
+
+def _listed() -> None:
+    """Stands in the help for a command of another distribution, which is run without parsing."""
