@@ -216,6 +216,31 @@ def test_a_reference_knows_where_it_was_written(tmp_path: Path) -> None:
     assert config.optimizer.place == "--set optimizer: optimizer"
 
 
+def test_a_rule_may_be_written_by_its_knobs() -> None:
+    knobs = {"structure": {"name": "mlp", "layers": 2}, "bias": "l2", "retention": "scalar", "algorithm": "gd"}
+    config = make({"model": {"memory": {"rule": knobs}}})
+    assert config.model.memory is not None
+    assert config.model.memory.rule == Reference("", knobs)
+    assert make(config_plain(config)) == config
+    with pytest.raises(ConfigError, match=r'^config: model.composition.name = ""; expected'):
+        make({"model": {"composition": {"name": ""}}})
+
+
+def test_the_documented_config_is_the_defaults() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "config.md").read_text()
+    (block,) = re.findall(r"<!-- every setting -->\n```toml\n(.*?)```", text, re.DOTALL)
+    documented = tomllib.loads(block)
+    assert make(documented) == Config()
+    assert _keys(documented) == _keys(config_plain(Config()))
+
+
+def _keys(value: Any) -> Any:
+    """The names of all settings, in order, values left out; a component counts as one value."""
+    if isinstance(value, dict) and "name" not in value:
+        return [(key, _keys(one)) for key, one in value.items()]
+    return [_keys(one) for one in value] if isinstance(value, list) and value and isinstance(value[0], dict) else None
+
+
 def test_key_lines_of_every_form() -> None:
     text = '''
 # a comment with = and [brackets]

@@ -17,7 +17,7 @@ from cattrs.errors import (
 from cattrs.gen import make_dict_structure_fn
 
 from hecate_core.config.lines import Path
-from hecate_core.config.reference import Reference
+from hecate_core.config.reference import Reference, written_by_knobs
 from hecate_core.config.schema import Config, Level
 from hecate_core.config.values import SCALARS, WrongValueError, expected, fit, plain
 from hecate_core.errors import InputError, nearest
@@ -94,13 +94,16 @@ def _table_hook(kind: Any, converter: Converter) -> Any:
             value = {"write_period": value, "update_period": value}
         if not isinstance(value, Mapping):
             raise WrongValueError(value, "a table")
-        table = {
-            key: {"name": named[key], **one} if key in named and isinstance(one, Mapping) else one
-            for key, one in value.items()
-        }
-        return inner(table, kind)
+        return inner({key: _named(one, named.get(key)) for key, one in value.items()}, kind)
 
     return hook
+
+
+def _named(value: Any, default: str | None) -> Any:
+    """A component's table with the default's name where it has none and is not written by its knobs."""
+    if default is None or not isinstance(value, Mapping) or written_by_knobs(value):
+        return value
+    return {"name": default, **value}
 
 
 def _row_class(kind: Any) -> Any:
