@@ -1,0 +1,5 @@
+"""`python -m hecate_lint`."""
+
+from hecate_lint.cli import entry
+
+entry()

@@ -1,0 +1,357 @@
+"""CS-40: gradient recording that nobody decided on."""
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+from hecate_lint.facts import File, arguments, constant, split_words
+from hecate_lint.index import FUNCTIONS, LOOPS, Function, ancestors, class_of, function_of, own_nodes, parent
+from hecate_lint.model import Hit
+from hecate_lint.names import dotted_text, parameters
+from hecate_lint.rule import Rule
+from hecate_lint.vocabulary import EVALUATION
+
+_OFF = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled", "torch.autograd.inference_mode")
+_OFF_WORDS = frozenset({"no_grad", "inference_mode", "set_grad_enabled", "_set_grad_enabled", "eval_context"})
+_MODELS = frozenset({"model", "net", "network", "unit", "generator", "encoder", "decoder", "policy"})
+_LIGHTNING = frozenset({"validation_step", "test_step", "predict_step", "on_validation_epoch_end"})
+_SCALARS = frozenset("item detach float tolist cpu_float numpy detach_".split())
+
+
+class ImplicitDifferentiation(Rule):
+    """Work outside the outer gradient is recorded by autograd because nobody said otherwise.
+
+    SMELL. (a) An evaluation, generation or probe function runs the model without no_grad or inference_mode. (b)
+    A loss that is differentiated is also added, appended or stored for reporting without `.detach()` or
+    `.item()`. (d) An inner loop under `enable_grad` whose result is never detached. (e) `retain_graph=True`
+    where nothing differentiates a second time.
+
+    WHY. Every recorded step keeps its activations: memory grows with the length of the run and the first sign
+    is an out-of-memory error hours later. In evaluation it also lets a stray backward reach the model.
+
+    FIX. Say it: `@torch.inference_mode()` on the function, `.detach()` on what is kept. A function that needs
+    an inner gradient says so with `torch.enable_grad()` and detaches at its border.
+
+    TRACE. Catalogue smell CS-40; runtime check: graph nodes and memory stay flat over steps.
+    """
+
+    id = "CS-40"
+    name = "implicit-differentiation"
+    group = "core"
+    severity = "warn"
+    fix_kind = "safe"
+    why = "each recorded step keeps its whole graph alive, so memory grows until the run dies far from the cause"
+    mend = "decorate with @torch.inference_mode(), or keep loss.detach()"
+
+    VALID = """
+@torch.inference_mode()
+def validate(model, batches):
+    return sum(model(x).mean() for x in batches)
+# ---
+def window_loss(model, chunks):
+    loss = 0.0
+    for c in chunks:
+        loss = loss + model(c).mean()
+    loss.backward()
+    return loss.detach()
+# ---
+def run(model, batches, opt):
+    total = 0.0
+    for x in batches:
+        loss = model(x).mean()
+        loss.backward()
+        opt.step()
+        total += loss.item()
+    return total
+# ---
+def evaluate(model, batches):
+    with open("log") as f, torch.no_grad():
+        return [model(x) for x in batches]
+# ---
+import contextlib
+def sample(model, x):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        return model(x)
+# ---
+class Lit(LightningModule):
+    def validation_step(self, batch, i):
+        return self.model(batch)
+# ---
+def _score(model, x):
+    return model(x)
+@torch.no_grad()
+def evaluate(model, batches):
+    return [_score(model, x) for x in batches]
+# ---
+def run(model, batches, opt):
+    total = 0.0
+    for x in batches:
+        loss = model(x).mean()
+        loss.backward(retain_graph=True)
+        penalty = model(x).pow(2).sum()
+        penalty.backward()
+        with torch.no_grad():
+            total += loss
+    both = 0.0
+    for x in batches:
+        part = model(x).mean()
+        both += part
+    both.backward()
+# ---
+def generate(model, x):
+    grads = torch.autograd.grad(model(x).sum(), x)
+    return grads
+"""
+    INVALID = """
+def validate(model, batches, loss_fn):
+    total = 0.0
+    for x, y in batches:
+        total += loss_fn(model(x), y).item()  # <-
+    return total
+# ---
+def run(model, batches, opt):
+    history = []
+    for x in batches:
+        loss = model(x).mean()
+        loss.backward()
+        opt.step()
+        history.append(loss)  # <-
+# ---
+def run(model, batches, opt):
+    total = 0.0
+    for x in batches:
+        loss = model(x).mean()
+        loss.backward()
+        opt.step()
+        total += loss  # <-
+    return total
+# ---
+class Runner:
+    def fit(self, batches):
+        for x in batches:
+            loss = self.model(x).mean()
+            loss.backward()
+            self.last_loss = loss  # <-
+    def evaluate(self, batches):
+        return [self.model(x) for x in batches]  # <-
+# ---
+def step(model, x):
+    loss = model(x).mean()
+    loss.backward(retain_graph=True)  # <-
+# ---
+def sample(model, prompt):
+    ids = prompt
+    for _ in range(8):
+        ids = torch.cat([ids, model(ids).argmax(-1)])  # <-
+    return ids
+# ---
+def adapt(w, xs):
+    with torch.enable_grad():  # <-
+        for x in xs:
+            g = torch.autograd.grad((w * x).sum(), w)[0]
+            w = w - 0.1 * g
+    return w
+"""
+
+    def nominate(self, file: File) -> Iterator[Hit]:
+        if file.is_test:
+            return
+        yield from self._evaluations(file)
+        yield from self._accumulators(file)
+        yield from self._inner_loops(file)
+        yield from self._kept_graphs(file)
+
+    def _evaluations(self, file: File) -> Iterator[Hit]:
+        """(a) a model that runs in a function which evaluates, under no switch at all."""
+        for function in file.index.functions:
+            if function.name in _LIGHTNING or not EVALUATION & set(split_words(function.name)):
+                continue
+            if _differentiates(function) or _switched_off(file, function) or _is_forward_path(file, function):
+                continue
+            call = next((n for n in ast.walk(function) if isinstance(n, ast.Call) and _runs_model(n)), None)
+            if call is not None and not _callers_off(file, function):
+                sure = "likely" if _is_handed_a_model(function, call) else "possible"
+                message = f"`{function.name}` runs `{ast.unparse(call.func)}` and records its graph"
+                yield Hit(call, message, sure, fixable=False)  # type: ignore[arg-type]
+
+    def _accumulators(self, file: File) -> Iterator[Hit]:
+        """(b) a name that is differentiated and also kept."""
+        for function in file.index.functions:
+            losses = {name for n in own_nodes(function) if (name := _differentiated(n))}
+            for load in own_nodes(function) if losses else ():
+                if isinstance(load, ast.Name) and load.id in losses and isinstance(load.ctx, ast.Load):
+                    kept = _kept(load)
+                    if kept and kept not in losses and not _is_plain(function, load) and not _under_no_grad(file, load):
+                        if not _used_for_gradient(function, kept):
+                            severity = "error" if any(isinstance(a, LOOPS) for a in ancestors(load)) else None
+                            message = f"`{load.id}` is kept in `{kept}` with its graph"
+                            yield Hit(load, message, "likely", severity, mend=f"keep {load.id}.detach()")  # type: ignore[arg-type]
+
+    def _inner_loops(self, file: File) -> Iterator[Hit]:
+        """(d) enable_grad around a loop of inner gradients, nothing detached."""
+        for call in file.names.calls("torch.enable_grad", "torch.set_grad_enabled"):
+            item = parent(call)
+            block = parent(item) if isinstance(item, ast.withitem) else None
+            function = function_of(call)
+            if not isinstance(block, (ast.With, ast.AsyncWith)) or function is None:
+                continue
+            if "set_grad_enabled" in ast.unparse(call.func) and not (call.args and constant(call.args[0]) is True):
+                continue
+            if not any(isinstance(n, LOOPS) and _differentiates(n) for n in ast.walk(block)):
+                continue
+            detached = any(
+                isinstance(n, ast.Attribute) and n.attr in ("detach", "detach_", "item", "data")
+                for n in ast.walk(function)
+            )
+            second = any(isinstance(n, ast.keyword) and n.arg == "create_graph" for n in ast.walk(function))
+            if not detached and not second:
+                yield Hit(call, "an inner loop under enable_grad hands on its graph", "likely", fixable=False)
+
+    def _kept_graphs(self, file: File) -> Iterator[Hit]:
+        """(e) retain_graph=True where nothing in the function differentiates again."""
+        for keyword in file.index.all(ast.keyword):
+            call, function = parent(keyword), function_of(keyword)
+            if keyword.arg != "retain_graph" or constant(keyword.value) is not True or function is None:
+                continue
+            if not (isinstance(call, ast.Call) and _differentiates(call)):
+                continue
+            total = sum(isinstance(n, ast.Call) and _is_gradient(n) for n in ast.walk(function))
+            if (
+                total == 1
+                and not any(isinstance(at, LOOPS) for at in ancestors(call))
+                and not _yields_graph(function, call)
+            ):
+                yield Hit(
+                    keyword, "`retain_graph=True`, and nothing here differentiates again", "likely", fixable=False
+                )
+
+    def pattern(self, m: Any, hit: Hit) -> Any:
+        return m.Call() | m.Name() | m.Arg(keyword=m.Name("retain_graph"))
+
+    def fix(self, node: Any, hit: Hit) -> Any:
+        return f"{node.value}.detach()" if isinstance(hit.node, ast.Name) else None
+
+
+def _is_gradient(call: ast.Call) -> bool:
+    func = call.func
+    word = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+    return word in ("backward", "manual_backward") or dotted_text(func).endswith(("autograd.grad", "autograd.backward"))
+
+
+def _differentiates(node: ast.AST) -> bool:
+    return any(isinstance(n, ast.Call) and _is_gradient(n) for n in ast.walk(node))
+
+
+def _differentiated(node: ast.AST) -> str:
+    """The name whose gradient a call takes: `loss.backward()`, `accelerator.backward(loss)`."""
+    if not (isinstance(node, ast.Call) and _is_gradient(node) and isinstance(node.func, ast.Attribute)):
+        return ""
+    if node.func.attr in ("backward", "manual_backward"):
+        held: ast.AST = node.args[0] if node.args and not isinstance(node.func.value, ast.Call) else node.func.value
+        if isinstance(held, ast.Call) and held.args:
+            held = held.args[0]  # scaler.scale(loss).backward()
+        return held.id if isinstance(held, ast.Name) else ""
+    return ""
+
+
+def _kept(load: ast.Name) -> str:
+    """The accumulator that a bare name is added, appended or stored to; empty when it is not."""
+    above = parent(load)
+    if isinstance(above, ast.AugAssign) and above.value is load and isinstance(above.op, ast.Add):
+        return ast.unparse(above.target)
+    if isinstance(above, ast.Call) and load in above.args and isinstance(above.func, ast.Attribute):
+        return ast.unparse(above.func.value) if above.func.attr == "append" else ""
+    if isinstance(above, ast.Assign) and above.value is load and len(above.targets) == 1:
+        target = above.targets[0]
+        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
+            return ast.unparse(target)
+        in_loop = any(isinstance(at, LOOPS) for at in ancestors(above))
+        return ast.unparse(target.value) if isinstance(target, ast.Subscript) and in_loop else ""
+    return ""
+
+
+def _is_plain(function: Function, load: ast.Name) -> bool:
+    """Whether the name was made a number, or detached, before this read."""
+    for node in own_nodes(function):
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == load.id for t in node.targets):
+            words = {n.attr for n in ast.walk(node.value) if isinstance(n, ast.Attribute)}
+            if words & _SCALARS or (isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "float"):
+                return True
+    return False
+
+
+def _used_for_gradient(function: Function, kept: str) -> bool:
+    """Whether the accumulator is itself differentiated, or only its latest use is within the step."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and _is_gradient(node) and kept in ast.unparse(node):
+            return True
+    word = kept.split(".")[-1].split("[")[0]
+    return word.startswith(("grad", "window"))
+
+
+def _runs_model(call: ast.Call) -> bool:
+    text = dotted_text(call.func)
+    parts = text.split(".")
+    if parts[-1] in _MODELS and len(parts) <= 2:
+        return len(parts) == 1 or parts[0] == "self"
+    return False
+
+
+def _is_handed_a_model(function: Function, call: ast.Call) -> bool:
+    text = dotted_text(call.func)
+    names = {arg.arg for arg in parameters(function.args)}
+    return text in names or text.startswith("self.")
+
+
+def _switched_off(file: File, function: ast.AST) -> bool:
+    """Whether a function has a gradient switch anywhere: a decorator, a `with`, a call."""
+    for node in ast.walk(function):
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            word = node.attr if isinstance(node, ast.Attribute) else node.id
+            if word in _OFF_WORDS or "no_grad" in word or "inference_mode" in word or file.names.resolve(node) in _OFF:
+                return True
+    return False
+
+
+def _callers_off(file: File, function: Function) -> bool:
+    """Whether the function is called in this file, and every caller switches gradients off."""
+    callers = []
+    for node in file.index.word(function.name):
+        call = parent(node)
+        if isinstance(call, ast.Call) and call.func is node:
+            callers.append(call)
+    outer = [function_of(call) for call in callers]
+    known = [caller for caller in outer if caller is not None and caller is not function]
+    return bool(known) and all(_switched_off(file, caller) for caller in known)
+
+
+def _under_no_grad(file: File, node: ast.AST) -> bool:
+    for at in ancestors(node):
+        if isinstance(at, (ast.With, ast.AsyncWith)):
+            if any(_switched_off(file, item.context_expr) for item in at.items):
+                return True
+        if isinstance(at, FUNCTIONS):
+            return any(_switched_off(file, decorator) for decorator in at.decorator_list)
+    return False
+
+
+def _is_forward_path(file: File, function: Function) -> bool:
+    """Methods of modules named sample, predict or generate may be part of a forward pass."""
+    cls = class_of(function)
+    words = set(split_words(function.name))
+    soft = bool(words & {"sample", "predict", "generate", "infer", "probe", "inference"}) and not words & {
+        "eval",
+        "evaluate",
+    }
+    return cls is not None and soft and (file.is_module_class(cls) or "loss" in words)
+
+
+def _yields_graph(function: Function, call: ast.Call) -> bool:
+    """Whether the differentiated value leaves the function, so that a caller may differentiate again."""
+    name = _differentiated(call)
+    for node in own_nodes(function):
+        if isinstance(node, ast.Return) and node.value is not None:
+            if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node.value)):
+                return True
+    return bool(arguments(call).get("create_graph")) or not name

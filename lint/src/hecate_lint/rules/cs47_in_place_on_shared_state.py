@@ -1,0 +1,236 @@
+"""CS-47: writing into storage that somebody else may hold."""
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from hecate_lint.facts import File
+from hecate_lint.index import Function, class_of, function_of, own_nodes, parent
+from hecate_lint.model import Hit
+from hecate_lint.names import dotted_text
+from hecate_lint.rule import Rule
+from hecate_lint.storage import Shared, Write, shared, writes
+
+_CONSTRUCTION = re.compile(
+    r"^_*(__init__|init|reset|initiali[sz]e|post_init|build|make|create|setup|register|setup_\w+)(_|$)|_init(_|$)|_init_weights|__setstate__|_apply$|_fill_|trunc_normal"
+)
+_LOADING = re.compile(r"load|restore|from_pretrained|import_|convert")
+_FORWARD = re.compile(
+    r"^_?(forward|step|write|update|read|absorb|recall|inner|call|attend|decode|prefill)|^__call__$|_(step|update|forward)$"
+)
+_OUT_OF_PLACE = frozenset(
+    "add_ sub_ mul_ div_ lerp_ addcmul_ addcdiv_ addmm_ baddbmm_ clamp_ index_add_ scatter_ scatter_add_ masked_fill_"
+    " exp_ neg_ sigmoid_ tanh_ relu_ sqrt_ pow_ index_copy_ index_fill_".split()
+)
+
+
+class InPlaceOnSharedState(Rule):
+    """Storage that somebody else may hold is overwritten.
+
+    SMELL. A method ending in `_`, an augmented or item assignment, `out=`, `.data` or `inplace=True` writes a
+    parameter, a buffer, a state that was handed in, or an alias of one (`view`, slices, `detach` and `.data`
+    share storage).
+
+    WHY. The caller's old state changes under its feet: saved tensors, a probe's copy, the other branch of a
+    search. Under `no_grad` autograd does not even complain; the aliasing is the same.
+
+    FIX. Return a new tensor: `memory = 0.9 * memory + write`. State comes in, new state goes out.
+
+    TRACE. Catalogue smell CS-47; runtime check: version counters of state are unchanged through a forward.
+    """
+
+    id = "CS-47"
+    name = "in-place-on-shared-state"
+    group = "core"
+    severity = "warn"
+    fix_kind = "safe"
+    why = "whoever else holds this storage (a caller, a saved graph, a probe) sees it change; no_grad only hides it"
+    mend = "compute a new tensor and return it: state in, new state out"
+
+    VALID = """
+def write(self, memory, k, v):
+    return 0.9 * memory + v @ k.T
+# ---
+class SGD(torch.optim.Optimizer):
+    @torch.no_grad()
+    def step(self):
+        for p in self.param_groups[0]["params"]:
+            p.add_(p.grad, alpha=-0.1)
+# ---
+def step(state, x):
+    state = state.clone()
+    state.mul_(0.9)
+    fresh = torch.zeros(4)
+    fresh[:, 0] = x
+    fresh.add_(x)
+    return state, fresh
+# ---
+class M(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(4))
+        self.steps = 0
+        self.reset_parameters()
+    def reset_parameters(self):
+        with torch.no_grad():
+            self.weight.fill_(1.0)
+        nn.init.zeros_(self.weight)
+    def forward(self, x):
+        self.steps += 1
+        return x
+# ---
+def train(model, opt, seen, cache):
+    opt.zero_grad()
+    seen.add(model)
+    cache["last"] = model
+    model.requires_grad_(False)
+    for p in model.parameters():
+        p.grad.mul_(0.5)
+# ---
+def norm(x, eps):
+    y = x.sqrt().add_(eps)
+    return y.mul_(2)
+# ---
+def count(state: dict, memory: int):
+    state["n"] += 1
+    memory += 1
+    return memory
+"""
+    INVALID = """
+def write(self, k, v):
+    with torch.no_grad():
+        self.memory.mul_(0.9).add_(v @ k.T)  # <-
+# ---
+def step(self, x, conv_state):
+    conv_state[:, :, -1] = x  # <-
+    return conv_state
+# ---
+def decay(model):
+    for p in model.parameters():
+        p.data.mul_(0.9)  # <-
+# ---
+class M(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("total", torch.zeros(4))
+    def forward(self, x):
+        self.total += x  # <-
+        torch.add(x, 1, out=self.total)  # <-
+        return self.total
+# ---
+def step(memory: torch.Tensor, u):
+    head = memory.view(-1)[:4]
+    head.copy_(u)  # <-
+    return memory
+# ---
+def put(cache, name, i, new):
+    cache[name][i].copy_(new)  # <-
+# ---
+def swap(layer, state, new):
+    torch.Tensor.add_(state, new)  # <-
+    layer.weight.data = new  # <-
+    state = F.relu(state, inplace=True)  # <-
+    return state
+"""
+
+    def nominate(self, file: File) -> Iterator[Hit]:
+        if not _uses_torch(file):
+            return
+        for write in writes(file):
+            function = function_of(write.node)
+            if function is None and write.how in (
+                "item assignment",
+                "augmented assignment",
+                "augmented item assignment",
+            ):
+                continue
+            if _is_excused(file, write, function):
+                continue
+            reason = shared(file, write)
+            if reason is not None:
+                yield self._hit(write, reason, function)
+
+    def _hit(self, write: Write, reason: Shared, function: Function | None) -> Hit:
+        name = function.name if function is not None else ""
+        severity = "error" if _FORWARD.search(name) and not _LOADING.search(name) else "warn"
+        message = f"{write.how if write.how[-1] != '_' else f'`{write.how}`'} writes into {reason.what}"
+        fixable = _fixable(write, function)
+        return Hit(write.node, message, reason.confidence, severity, fixable=fixable, data=write.how)  # type: ignore[arg-type]
+
+    def pattern(self, m: Any, hit: Hit) -> Any:
+        if isinstance(hit.node, ast.Call):
+            return m.Call(func=m.Attribute() | m.Name())
+        return m.AugAssign() | m.Assign()
+
+    def fix(self, node: Any, hit: Hit) -> Any:
+        call = hit.node
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+            return None
+        import libcst as cst
+
+        plain = node.func.with_changes(attr=cst.Name(hit.data.rstrip("_")))
+        target = cst.Name(node.func.value.value)
+        assign = cst.Assign([cst.AssignTarget(target)], node.with_changes(func=plain, lpar=(), rpar=()))
+        return assign
+
+
+def _fixable(write: Write, function: Function | None) -> bool:
+    """A statement `x.op_(y)` on a local name that the function returns: assigning loses nothing."""
+    call = write.node
+    if not (isinstance(call, ast.Call) and isinstance(parent(call), ast.Expr) and write.how in _OUT_OF_PLACE):
+        return False
+    func = call.func
+    if not (isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name)) or function is None:
+        return False
+    name = func.value.id
+    returns = [n for n in own_nodes(function) if isinstance(n, ast.Return) and n.value is not None]
+    in_all = [any(isinstance(m, ast.Name) and m.id == name for m in ast.walk(n)) for n in returns]
+    return bool(in_all) and all(in_all)
+
+
+def _uses_torch(file: File) -> bool:
+    """Whether a file imports torch, or is a fragment that imports nothing."""
+    aliases = file.index.all(ast.alias)
+    if not aliases:
+        return True
+    for alias in aliases:
+        above = parent(alias)
+        module = (above.module or "") if isinstance(above, ast.ImportFrom) else alias.name
+        if module.split(".")[0] == "torch":
+            return True
+    return False
+
+
+def _is_excused(file: File, write: Write, function: Function | None) -> bool:
+    cls = class_of(write.node)
+    if cls is not None and _is_optimizer(file, cls):
+        return True
+    if function is None:
+        return False
+    at: Function | None = function
+    while at is not None:
+        if _CONSTRUCTION.search(at.name) or (at.name.endswith("_") and not at.name.endswith("__")):
+            return True
+        at = function_of(at)
+    if cls is None:
+        return any(_is_optimizer(file, other) for other in file.index.all(ast.ClassDef))
+    return _only_from_constructor(file, function, cls)
+
+
+def _is_optimizer(file: File, cls: ast.ClassDef) -> bool:
+    return any(base.rsplit(".", 1)[-1].endswith(("Optimizer", "Optim")) for base in file.bases(cls)) or (
+        "Optimizer" in cls.name
+    )
+
+
+def _only_from_constructor(file: File, function: Function, cls: ast.ClassDef) -> bool:
+    """Whether a private method is called in its class, and only from what constructs."""
+    if not function.name.startswith("_"):
+        return False
+    callers = [
+        method
+        for method in file.methods(cls).values()
+        if any(isinstance(n, ast.Call) and dotted_text(n.func) == f"self.{function.name}" for n in ast.walk(method))
+    ]
+    return bool(callers) and all(_CONSTRUCTION.search(caller.name) for caller in callers)
