@@ -1,0 +1,237 @@
+"""The kernel pair of the op `affine`: one fused kernel per direction, exact in any chunking.
+
+A block owns some rows of one head's memory and walks the chunks; rows do not see each other. Head sizes
+are padded to 16 inside the kernel, T may be anything, resting tokens are neutral coefficients, views are
+read as they lie (any strides but a unit one over the last axis).
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hecate_core.api import AffineTokens, InputError
+from hecate_kernels.affine_layout import CHUNK, THREADS, rows_per_block, shared_bytes
+from hecate_kernels.affine_trials import trials
+from hecate_kernels.launch import launcher
+from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
+
+_ELEMENTS = {torch.float32: "float", torch.bfloat16: "bf16"}
+
+KERNELS = KernelPair(
+    op="affine",
+    source=Path(__file__).with_name("affine.cu"),
+    forward="affine_forward",
+    backward="affine_backward",
+    head_sizes=(1, 256),
+    chunk=CHUNK,
+    budgets={name: Budget(registers=255, shared_bytes=0) for name in ("affine_forward", "affine_backward")},
+)
+
+
+class _Shape(NamedTuple):
+    """Sizes and switches of a call; what a kernel is specialised by."""
+
+    key_width: int
+    value_width: int
+    element: torch.dtype
+    has_erase: bool
+    has_momentum: bool
+    has_inject: bool
+
+    @classmethod
+    def of(cls, tokens: AffineTokens) -> "_Shape":
+        switches = (tokens.erase is not None, tokens.momentum is not None, tokens.inject is not None)
+        return cls(tokens.k.shape[-1], tokens.v.shape[-1], tokens.v.dtype, *switches)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the memory per block."""
+        return rows_per_block(self.key_width, self.value_width, self.element, self.has_momentum)
+
+    @property
+    def groups(self) -> int:
+        """Blocks per head."""
+        return -(-self.value_width // self.rows)
+
+    def kernel(self, symbol: str, source: Path, save: bool = True) -> Kernel:
+        """The entry point specialised for this shape."""
+        given = constants(
+            HEAD_K=self.key_width,
+            HEAD_V=self.value_width,
+            CHUNK=CHUNK,
+            ROWS=self.rows,
+            THREADS=THREADS,
+            ELEMENT=_ELEMENTS[self.element],
+            MOMENTUM=int(self.has_momentum),
+            ERASE=int(self.has_erase),
+            INJECT=int(self.has_inject),
+            SAVE=int(save),
+        )
+        return Kernel(source, symbol, given)
+
+    def shared_bytes(self, backward: bool) -> int:
+        """Dynamic shared memory of one block."""
+        return shared_bytes(self.key_width, self.rows, self.element, self.has_momentum, backward)
+
+
+class AffineKernels:
+    """The op on kernels; `where` is a launcher or the name of a backend."""
+
+    op = "affine"
+    kernels = KERNELS
+
+    def __init__(self, where: Launcher | str, source: Path | None = None) -> None:
+        self._where = launcher(where) if isinstance(where, str) else where
+        self.backend = self._where.name
+        self._source = source or KERNELS.source
+
+    def forward(
+        self, tokens: AffineTokens, memory: Tensor, surprise: Tensor | None, chunk: int
+    ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """See `hecate_core.api.AffinePair`; `chunk` is the reference's affair, the result is exact anyway."""
+        tokens, shape = _accepted(tokens)
+        batch, heads, length, _ = tokens.k.shape
+        chunks = -(-length // CHUNK)
+        parts = 1 + shape.has_momentum
+        y = tokens.v.new_empty(batch, heads, length, shape.value_width)
+        starts = tokens.v.new_empty(batch, heads, chunks, parts, shape.value_width, shape.key_width)
+        updates = torch.empty_like(y)
+        memory = memory.float().contiguous()
+        surprise = None if surprise is None else surprise.float().contiguous()
+        end = torch.empty_like(memory)
+        surprise_end = _nothing(memory) if surprise is None else torch.empty_like(surprise)
+        self._where.launch(
+            shape.kernel("affine_forward", self._source),
+            (shape.groups, batch * heads, 1),
+            (THREADS, 1, 1),
+            [
+                *tokens[:3],
+                *(stride for one in tokens[:3] for stride in _strides(one)),
+                *_coefficients(tokens, memory),
+                memory,
+                _nothing(memory) if surprise is None else surprise,
+                Out(y),
+                Out(end),
+                Out(surprise_end),
+                Out(starts),
+                Out(updates),
+                np.int32(heads),
+                np.int32(length),
+            ],
+            shape.shared_bytes(backward=False),
+        )
+        return y, end, None if surprise is None else surprise_end, (starts, updates)
+
+    def backward(
+        self,
+        tokens: AffineTokens,
+        saved: tuple[Tensor, ...],
+        chunk: int,
+        d_out: Tensor,
+        d_ends: tuple[Tensor, Tensor | None],
+    ) -> tuple[AffineTokens, Tensor, Tensor | None]:
+        """See `hecate_core.api.AffinePair`."""
+        tokens, shape = _accepted(tokens)
+        batch, heads, length, _ = tokens.k.shape
+        d_out = _unit_stride(d_out.to(tokens.v.dtype))
+        d_memory_end, d_surprise_end = d_ends
+        d_memory_end = d_memory_end.float().contiguous()
+        given_end = _nothing(d_memory_end) if d_surprise_end is None else d_surprise_end.float().contiguous()
+        d_memory, d_surprise = torch.empty_like(d_memory_end), torch.empty_like(given_end)
+        dq, dk = d_memory_end.new_empty(2, shape.groups, batch, heads, length, shape.key_width)
+        dv = torch.empty_like(tokens.v, memory_format=torch.contiguous_format)
+        d_coefficients = dq.new_empty(shape.groups, 5, batch, heads, length)
+        self._where.launch(
+            shape.kernel("affine_backward", self._source),
+            (shape.groups, batch * heads, 1),
+            (THREADS, 1, 1),
+            [
+                *tokens[:3],
+                d_out,
+                *(stride for one in (*tokens[:3], d_out) for stride in _strides(one)),
+                *_coefficients(tokens, d_memory),
+                *saved,
+                d_memory_end,
+                given_end,
+                *map(Out, (dq, dk, dv, d_coefficients, d_memory, d_surprise)),
+                np.int32(heads),
+                np.int32(length),
+            ],
+            shape.shared_bytes(backward=True),
+        )
+        by_coefficient = d_coefficients.sum(0).unbind(0)
+        grads = [
+            dq.sum(0).to(tokens.q.dtype),
+            dk.sum(0).to(tokens.k.dtype),
+            dv,
+            *(None if one is None else by for one, by in zip(tokens[3:], by_coefficient, strict=True)),
+        ]
+        return AffineTokens._make(grads), d_memory, None if d_surprise_end is None else d_surprise
+
+    def specialisations(self) -> Iterable[Kernel]:
+        """Head sizes, dtypes and switches as rules use them."""
+        for width in (16, 64, 100, 128, 256):
+            for element in _ELEMENTS:
+                for erase, momentum, inject in ((True, False, False), (True, True, True), (False, False, False)):
+                    shape = _Shape(width, width, element, erase, momentum, inject)
+                    for symbol in KERNELS.symbols:
+                        yield shape.kernel(symbol, self._source)
+
+    def trials(self, thorough: bool) -> Iterable[Trial]:
+        """See `hecate_kernels.affine_trials`."""
+        return trials(lambda where: AffineKernels(where, self._source), thorough)
+
+
+class AffineOnHost(AffineKernels):
+    """The pair `affine` on the CPU: the kernels themselves, on fibers."""
+
+    def __init__(self) -> None:
+        super().__init__("host")
+
+
+class AffineOnGpu(AffineKernels):
+    """The pair `affine` on an NVIDIA GPU, compiled at run time."""
+
+    def __init__(self) -> None:
+        super().__init__("nvrtc")
+
+
+def _accepted(tokens: AffineTokens) -> tuple[AffineTokens, _Shape]:
+    """Tokens as the kernels read them; InputError with the limits for what they cannot take."""
+    if tokens.v.dtype not in _ELEMENTS or not tokens.q.dtype == tokens.k.dtype == tokens.v.dtype:
+        given = ", ".join(str(one.dtype).removeprefix("torch.") for one in tokens[:3])
+        raise InputError(
+            f'op "affine": q, k, v are {given}; its kernels take float32 or bfloat16, or use backend = "reference"'
+        )
+    if max(tokens.k.shape[-1], tokens.v.shape[-1]) > KERNELS.head_sizes[1]:
+        raise InputError(
+            f'op "affine": head sizes {tokens.k.shape[-1]} and {tokens.v.shape[-1]}; '
+            f'its kernels take up to {KERNELS.head_sizes[1]}, or use backend = "reference"'
+        )
+    flat = [_unit_stride(one) for one in tokens[:3]]
+    rest = [None if one is None else one.float().contiguous() for one in tokens[3:]]
+    accepted = AffineTokens(*flat, *rest)
+    return accepted, _Shape.of(accepted)
+
+
+def _unit_stride(one: Tensor) -> Tensor:
+    """A view whose last axis lies together is taken as it is; broadcast and turned ones are copied."""
+    fits = one.stride(-1) == 1 and all(stride > 0 for stride in one.stride())
+    return one if fits else one.contiguous()
+
+
+def _strides(one: Tensor) -> tuple[np.int64, ...]:
+    return tuple(np.int64(stride) for stride in one.stride()[:3])
+
+
+def _coefficients(tokens: AffineTokens, like: Tensor) -> list[Tensor]:
+    return [_nothing(like) if one is None else one for one in tokens[3:]]
+
+
+def _nothing(like: Tensor) -> Tensor:
+    """What stands where a kernel takes a pointer that this specialisation never follows."""
+    return like.new_empty(1, dtype=torch.float32)
