@@ -9,12 +9,18 @@ from typer import Exit, Option, Typer
 from typer.main import get_command
 
 import hecate_core
-from hecate_core.cli import doctor, plugins, strangers
+from hecate_core.cli import build, demo, doctor, generate, plugins, strangers
 from hecate_core.cli.command import command
 from hecate_core.cli.faults import report
 
 # A command's file imports torch and what stands on it inside the function, so that help stays quick.
-OURS: dict[str, Callable[..., int | None]] = {"plugins": plugins.plugins, "doctor": doctor.doctor}
+OURS: dict[str, Callable[..., int | None]] = {
+    "demo": demo.demo,
+    "build": build.build,
+    "generate": generate.generate,
+    "plugins": plugins.plugins,
+    "doctor": doctor.doctor,
+}
 
 
 def entry() -> NoReturn:

@@ -1,0 +1,208 @@
+"""The build loop: chunks from a stream, a Tape around each forward, one optimizer step per pulse.
+
+A run is a pure function of its config: model, data order and every number in `metrics.jsonl` but the
+seconds repeat bit for bit on one machine and thread count.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import asdict
+
+from hecate_core.blueprint import compose
+from hecate_core.config import Config, config_digest, config_plain
+from hecate_core.corpus import Corpus, open_corpus
+from hecate_core.differentiation import Tape, cut
+from hecate_core.errors import DivergedError
+from hecate_core.evaluation import bits_per_byte
+from hecate_core.generators import Generators
+from hecate_core.levels import Conductor
+from hecate_core.model import LanguageModel, next_token_loss
+from hecate_core.optimizers import LevelOptimizer
+from hecate_core.records import State, positions_of, unflat
+from hecate_core.registry import registry
+from hecate_core.run_folder import RunFolder, demand_names, load_module
+from hecate_core.schedule import rate
+from hecate_core.shapes import Tensor
+from hecate_core.stream import Chunk, ContextStream
+
+Record = dict[str, Any]
+Watcher = Callable[[Record], None]
+
+
+class Build:
+    """One run in memory: model, stream, optimizer, conductor and the carried memory; `step()` moves all of them."""
+
+    def __init__(self, config: Config, corpus: Corpus | None = None) -> None:
+        self.config = config
+        self.corpus = open_corpus(config.data.path) if corpus is None else corpus
+        self.generators = Generators(config.seed)
+        run, data = config.run, config.data
+        self.device = torch.device(run.device)
+        self.model: LanguageModel = compose(config).to(self.device, getattr(torch, run.dtype))
+        self.stream = ContextStream(
+            self.corpus.train, batch=data.batch, chunk_tokens=data.length, documents=self.corpus.documents
+        )
+        levels = config.model.memory.levels if config.model.memory is not None else None
+        specs = None if levels is None else [asdict(level) for level in levels]
+        self.conductor = Conductor(specs)
+        self.optimizer: LevelOptimizer = registry().create(
+            "optimizer", config.optimizer, named_parameters=self.model, levels=specs, clip=run.clip
+        )
+        self.state: State = self.model.init_state(data.batch)
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps so far."""
+        return self.conductor.step
+
+    def step(self) -> Record:
+        """One optimizer step over `accumulate` chunks; raises DivergedError for a loss that is not finite."""
+        pulse, losses = self.conductor.pulse(), []
+        grads: dict[str, Tensor] = {}
+        count = self.config.run.accumulate
+        for _ in range(count):
+            loss, fresh = self._forward_backward(self.stream.next_chunk())
+            losses.append(loss)
+            grads = fresh if not grads else {name: grads[name] + fresh[name] for name in grads}
+        if count > 1:
+            grads = {name: grad / count for name, grad in grads.items()}
+        mean = sum(losses) / count
+        if not mean < float("inf"):
+            raise DivergedError(f"step {pulse.step}: loss is {mean}; a smaller learning rate or write range may help")
+        lr = self.optimizer.lr * rate(self.config.schedule, pulse.step, self.config.run.steps)
+        self.optimizer.step(grads, pulse, lr=lr)
+        self.conductor.advance()
+        return {"step": pulse.step, "loss": mean, "lr": lr, "update": list(pulse.update)}
+
+    def _forward_backward(self, chunk: Chunk) -> tuple[float, dict[str, Tensor]]:
+        """Loss in nats per token and its gradients; the carried memory moves on, cut from this graph."""
+        ids, targets = chunk.input.to(self.device), chunk.target.to(self.device)
+        parameters = self.optimizer.parameters
+        if not self.config.run.wall:
+            with self._autocast():
+                logits, after = self.model(ids, self.state)
+                loss = next_token_loss(logits, targets)
+            found = torch.autograd.grad(loss, list(parameters.values()))
+            grads = dict(zip(parameters, found, strict=True))
+        else:
+            with Tape() as tape, self._autocast():
+                logits, after = self.model(ids, self.state)
+                loss = next_token_loss(logits, targets)
+            grads = tape.grad(loss, parameters)  # type: ignore[assignment]
+        self.state = after.map(cut)
+        return float(loss.detach()), grads
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.config.run.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.config.run.autocast))
+
+    def evaluate(self) -> Record:
+        """Held-out bits per byte with the memory on and off (the same without a memory)."""
+        held = self.corpus.heldout
+        found = {"bits_per_byte": bits_per_byte(self.model, held)}
+        if self.config.model.memory is not None:
+            found["bits_per_byte_memory_off"] = bits_per_byte(self.model, held, remember=False)
+        return found
+
+    def parts(self) -> tuple[dict[str, Mapping[str, Tensor]], Record]:
+        """Everything the next step depends on: tensors by part, and plain values."""
+        tensors, counters = self.optimizer.state_dict()
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "optimizer": tensors,
+            "memory": self.state.flat(),
+            "generators": self.generators.state(),
+        }
+        meta = {
+            "config": config_plain(self.config),
+            "config_digest": config_digest(self.config),
+            "conductor": self.conductor.state_dict(),
+            "optimizer": counters,
+            "positions": positions_of(self.state),
+            "plugins": [used.record() for used in registry().used()],
+            "cursor": self.stream.cursor(self.conductor.step).as_dict(),
+        }
+        return parts, meta
+
+    def restore(self, parts: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) -> None:
+        """Continue exactly from `parts()`; raises CheckpointError where it does not fit this config."""
+        load_module(self.model, parts["model"])
+        self.optimizer.load_state_dict(parts["optimizer"], meta["optimizer"])
+        self.conductor.load_state_dict(meta["conductor"])
+        self.generators.restore(parts["generators"])
+        self.stream.restore(meta["cursor"], pulse_id=self.conductor.step)
+        fresh = self.model.init_state(self.config.data.batch)
+        self.state = unflat(parts["memory"], meta["positions"]).to(self.device)
+        demand_names("memory", fresh.flat(), self.state.flat())
+
+
+def build(config: Config, folder: RunFolder, *, resume: bool = False, watch: Watcher | None = None) -> Build:
+    """Run a config to its last step inside a run folder, from its newest checkpoint where `resume`.
+
+    `watch` sees every metrics record. A KeyboardInterrupt saves a checkpoint and is raised again.
+    """
+    made = Build(config)
+    tell = _teller(folder, watch)
+    if resume:
+        parts, meta = folder.newest_checkpoint(config)
+        made.restore(parts, meta)
+    else:
+        folder.begin(made)
+    with _saving_on_interrupt(made, folder):
+        _loop(made, folder, tell)
+    return made
+
+
+def _loop(made: Build, folder: RunFolder, tell: Watcher) -> None:
+    run = made.config.run
+    tokens = made.config.data.batch * made.config.data.length * run.accumulate
+    while made.steps_done < run.steps:
+        started = time.perf_counter()
+        record = made.step()
+        record |= {"tokens": tokens, "seconds": time.perf_counter() - started}
+        done = made.steps_done
+        if run.eval_interval and done % run.eval_interval == 0 and done < run.steps:
+            record |= made.evaluate()
+        tell(record)
+        if run.checkpoint_interval and done % run.checkpoint_interval == 0 and done < run.steps:
+            folder.save(made)
+    tell({"step": made.steps_done, "final": True, **made.evaluate()})
+    folder.save(made)
+
+
+def _teller(folder: RunFolder, watch: Watcher | None) -> Watcher:
+    def tell(record: Record) -> None:
+        folder.append(record)
+        if watch is not None:
+            watch(record)
+
+    return tell
+
+
+@contextmanager
+def _saving_on_interrupt(made: Build, folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        folder.save(made)
+        raise
+
+
+def new_run_folder(root: Path, config: Config) -> Path:
+    """A folder name under `root` that is not taken: the rule and a number."""
+    memory = config.model.memory
+    return new_folder(root, memory.rule.name.replace(":", "-") if memory is not None else "attention")
+
+
+def new_folder(root: Path, stem: str) -> Path:
+    """`root/stem-N` with the first N from 1 that is not taken."""
+    number = 1
+    while (root / f"{stem}-{number}").exists():
+        number += 1
+    return root / f"{stem}-{number}"

@@ -1,0 +1,144 @@
+"""`hecate build`: make a model from a config; continue a run; repeat one bit for bit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from hecate_core.cli.output import Output
+from hecate_core.errors import ExitCode, InputError
+
+if TYPE_CHECKING:
+    from hecate_core.config import Config
+
+ConfigFile = Annotated[str | None, Argument(metavar="[CONFIG]", help="A TOML file, or the name of an example (demo).")]
+Settings = Annotated[list[str] | None, Option("--set", metavar="a.b=v", help="Override one setting; repeatable.")]
+Out = Annotated[Path | None, Option("--out", metavar="DIR", help="The run folder (default: runs/RULE-N).")]
+Resume = Annotated[bool, Option("--resume", help="Continue the run in --out from its last checkpoint.")]
+Replay = Annotated[Path | None, Option("--replay", metavar="RUN", help="Repeat a run and compare every number.")]
+
+
+def build(
+    output: Output,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Resume = False,
+    replay: Replay = None,
+) -> int:
+    """Build a model on text, from a config or an example."""
+    import torch
+
+    from hecate_core import building
+    from hecate_core.registry import install
+    from hecate_core.run_folder import RunFolder
+
+    chosen = _config(config, settings or [], out, resume=resume, replay=replay)
+    install(disable=chosen.plugins.disable)
+    torch.set_num_threads(chosen.run.threads)
+    path = out if out is not None else building.new_run_folder(Path("runs"), chosen)
+    folder = RunFolder(path, keep=chosen.run.keep, facts=_facts())
+    output.note(f"run {path}")
+    progress = output.progress(chosen.run.steps, interval=chosen.run.log_interval)
+    final: dict[str, Any] = {}
+
+    def watch(record: dict[str, Any]) -> None:
+        if record.get("final"):
+            final.update(record)
+        else:
+            progress.step(loss=record["loss"], tokens=record["tokens"], seconds=record["seconds"])
+
+    try:
+        building.build(chosen, folder, resume=resume, watch=watch)
+    except KeyboardInterrupt:
+        output.note(f"interrupted; continue with: hecate build --out {path} --resume")
+        raise
+    finally:
+        progress.close()
+    record = {"path": str(path), **final}
+    differs = _difference(replay, path) if replay is not None else None
+    if replay is not None:
+        record["replay"] = {"run": str(replay), "difference": differs}
+    output.result("hecate.runs/1", {"runs": [record]}, _lines(path, final, replay, differs))
+    return ExitCode.FOUND if differs else ExitCode.DONE
+
+
+def example(name: str) -> Path:
+    """The file of an example that travels with the package; InputError for a name it does not have."""
+    from importlib import resources
+
+    from hecate_core.errors import nearest
+
+    folder = Path(str(resources.files("hecate_core.examples")))
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in known:
+        raise InputError(f'no file "{name}" and no example of that name{nearest(name, known)}')
+    return folder / f"{name}.toml"
+
+
+def _config(
+    config: str | None, settings: list[str], out: Path | None, *, resume: bool, replay: Path | None
+) -> "Config":
+    from hecate_core.config import load_config
+
+    if replay is not None:
+        if config is not None or resume or settings:
+            raise InputError("--replay repeats a run as it was; leave CONFIG, --set and --resume out")
+        return load_config(_file_of(replay))
+    if resume:
+        if out is None:
+            raise InputError("--resume continues the run in --out DIR; name it")
+        return load_config(_file_of(out) if config is None else _resolved(config), settings)
+    return load_config(None if config is None else _resolved(config), settings)
+
+
+def _resolved(config: str) -> Path:
+    path = Path(config)
+    return path if path.exists() or path.suffix or "/" in config else example(config)
+
+
+def _file_of(run: Path) -> Path:
+    from hecate_core.errors import CheckpointError
+
+    if not (run / "config.json").is_file():
+        raise CheckpointError(f"{run}: no run is here (no config.json); expected a folder made by hecate build")
+    return run / "config.json"
+
+
+def _facts() -> dict[str, Any]:
+    """The commit that the working folder stands at, where it is a git checkout and git is there."""
+    import subprocess
+
+    def git(*words: str) -> str | None:
+        try:
+            ran = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return ran.stdout.strip() if ran.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": None if commit is None else bool(git("status", "--porcelain"))}
+
+
+def _difference(before: Path, after: Path) -> str | None:
+    """The first number in which two runs differ, or None; seconds do not count."""
+    from hecate_core.files import read_json_lines
+
+    one, two = (read_json_lines(run / "metrics.jsonl")[0] for run in (before, after))
+    if len(one) != len(two):
+        return f"{len(one)} records against {len(two)}"
+    for old, new in zip(one, two, strict=True):
+        for key in sorted((set(old) | set(new)) - {"seconds"}):
+            if old.get(key) != new.get(key):
+                return f"step {old['step']}: {key} {old.get(key)!r} against {new.get(key)!r}"
+    return None
+
+
+def _lines(path: Path, final: dict[str, Any], replay: Path | None, differs: str | None) -> Sequence[str]:
+    lines = [f"run            {path}"]
+    names = {"bits_per_byte": "held-out", "bits_per_byte_memory_off": "memory off"}
+    lines += [f"{label:<14} {final[key]:.3f} bits per byte" for key, label in names.items() if key in final]
+    if replay is not None:
+        lines.append(f"replay         {differs}" if differs else f"replay         equal to {replay}, bit for bit")
+    return lines

@@ -1,0 +1,196 @@
+"""A run on disk: resolved config, manifest, metrics line by line, checkpoints.
+
+RUN/config.json     every setting, defaults included
+RUN/manifest.json   what the run was made with and on; written before the first step
+RUN/metrics.jsonl   one record per step; everything but "seconds" repeats bit for bit
+RUN/checkpoints/step-N/
+"""
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+import hecate_core
+from hecate_core import files
+from hecate_core.blueprint import compose
+from hecate_core.checkpoint import CheckpointFolder, complete, load
+from hecate_core.config import Config, config_digest, config_json, config_plain, load_config, make_config
+from hecate_core.corpus import Corpus
+from hecate_core.errors import CheckpointError, InputError
+from hecate_core.model import LanguageModel
+from hecate_core.registry import registry
+from hecate_core.shapes import Tensor
+
+Record = dict[str, Any]
+Parts = Mapping[str, Mapping[str, Tensor]]
+
+
+class Saved(Protocol):
+    """What a run folder asks of a build."""
+
+    config: Config
+    corpus: Corpus
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps so far."""
+        ...
+
+    def parts(self) -> tuple[Parts, Record]:
+        """Tensors by part and plain values: everything that the next step depends on."""
+        ...
+
+
+class RunFolder:
+    """The files of one run under `path`, which is made when the run begins."""
+
+    def __init__(self, path: Path | str, *, keep: int = 3, facts: Mapping[str, Any] | None = None) -> None:
+        self.path, self._keep = Path(path), keep
+        self._facts = dict(facts or {})
+        self._checkpoints: CheckpointFolder | None = None
+
+    @property
+    def checkpoints(self) -> CheckpointFolder:
+        """The run's checkpoints; opening them makes the folder, so only the run's one writer does."""
+        if self._checkpoints is None:
+            self._checkpoints = CheckpointFolder(self.path / "checkpoints", keep=self._keep)
+        return self._checkpoints
+
+    @property
+    def metrics(self) -> Path:
+        """The file of metrics, one JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    def begin(self, made: Saved) -> None:
+        """Write config and manifest; without them no run starts. InputError where a run is there already."""
+        if (self.path / "manifest.json").exists():
+            raise InputError(f"{self.path}: holds a run already; use --resume to continue it or another --out")
+        files.make_folder(self.path)
+        files.write_text(self.path / "config.json", config_json(made.config))
+        files.write_json(self.path / "manifest.json", manifest(made, self._facts))
+
+    def append(self, record: Record) -> None:
+        """Add one record to the metrics."""
+        files.append_json(self.metrics, record)
+
+    def save(self, made: Saved) -> Path:
+        """A checkpoint of the present step; the oldest beyond `keep` go."""
+        parts, meta = made.parts()
+        return self.checkpoints.save(made.steps_done, parts, meta)
+
+    def newest_checkpoint(self, config: Config) -> tuple[dict[str, dict[str, Tensor]], Record]:
+        """The last complete checkpoint, and the metrics cut back to it; CheckpointError for another config.
+
+        Only the number of steps and the intervals may differ: they say how long to go on, not what was built.
+        """
+        if not (self.path / "config.json").is_file():
+            raise CheckpointError(f"{self.path}: no run is here (no config.json); expected one made by hecate build")
+        parts, meta = self.checkpoints.load()
+        was, now = _essence(meta["config"]), _essence(config_plain(config))
+        if was != now:
+            key = _first_difference(was, now)
+            raise CheckpointError(f"{self.path}: the run was made with another {key}; resume with its own config.json")
+        done = meta["conductor"]["step"]
+        if self.metrics.exists():
+            files.keep_json_lines(self.metrics, lambda record: record["step"] < done and not record.get("final"))
+        return parts, meta
+
+
+def manifest(made: Saved, facts: Mapping[str, Any]) -> Record:
+    """What a run is made with and on; `facts` are added by whoever starts it (commit, command line)."""
+    config = made.config
+    return {
+        "schema": "hecate.run/1",
+        "config_digest": config_digest(config),
+        "seed": config.seed,
+        "data": {"name": made.corpus.name, "sha256": made.corpus.sha256},
+        "plugins": [used.record() for used in registry().used()],
+        "versions": {
+            "hecate-core": hecate_core.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": config.run.device,
+        "dtype": config.run.dtype,
+        "autocast": config.run.autocast,
+        "threads": torch.get_num_threads(),
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
+        **facts,
+    }
+
+
+def processor() -> str:
+    """The processor's name as the system tells it, else its architecture."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.machine()
+    names = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def load_run(path: Path | str, step: int | None = None) -> tuple[LanguageModel, Config]:
+    """The model of a run at a checkpoint (default: the last) and its config.
+
+    Raises CheckpointError where there is none or it does not fit, PluginError where a plugin it needs is missing.
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: no run is here (no config.json); expected a folder made by hecate build")
+    found = complete(path / "checkpoints") if (path / "checkpoints").is_dir() else {}
+    if not found or (step is not None and step not in found):
+        have = ", ".join(map(str, found)) or "none"
+        raise CheckpointError(f"{path}: no such checkpoint; complete are: {have}")
+    parts, meta = load(found[max(found) if step is None else step])
+    config = make_config(meta["config"], place=str(path))
+    model = compose(config).to(dtype=getattr(torch, config.run.dtype))
+    load_module(model, parts["model"], str(path))
+    return model, config
+
+
+def load_config_of(path: Path | str) -> Config:
+    """The resolved config of a run."""
+    return load_config(Path(path) / "config.json")
+
+
+def load_module(module: torch.nn.Module, tensors: Mapping[str, Tensor], place: str = "model") -> None:
+    """Copy tensors into a module; CheckpointError for a name or a shape that differs."""
+    wanted = module.state_dict()
+    demand_names(place, wanted, tensors)
+    module.load_state_dict(dict(tensors))
+
+
+def demand_names(place: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """CheckpointError unless both hold the same names with the same shapes and dtypes."""
+    odd = sorted(set(wanted) ^ set(given))
+    if odd:
+        state = "is missing" if odd[0] in wanted else "is not expected"
+        raise CheckpointError(f"{place}: {odd[0]} {state}; the checkpoint belongs to another model")
+    for name, tensor in wanted.items():
+        other = given[name]
+        if tensor.shape != other.shape or tensor.dtype != other.dtype:
+            raise CheckpointError(
+                f"{place}: {name} is {other.dtype} {list(other.shape)}; expected {tensor.dtype} {list(tensor.shape)}"
+            )
+
+
+def _essence(plain: Mapping[str, Any]) -> Record:
+    """A config without what only says how long and how often."""
+    free = {"steps", "log_interval", "eval_interval", "checkpoint_interval", "keep"}
+    run = {key: value for key, value in plain["run"].items() if key not in free}
+    # A cosine knows the last step; then the number of steps is part of what was built.
+    if plain["schedule"]["decay"] != "constant":
+        run["steps"] = plain["run"]["steps"]
+    return {**plain, "run": run}
+
+
+def _first_difference(one: Any, two: Any, path: str = "") -> str:
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        for key in [*one, *two]:
+            if one.get(key) != two.get(key):
+                return _first_difference(one.get(key), two.get(key), f"{path}.{key}".lstrip("."))
+    return path
