@@ -1,7 +1,7 @@
 """Causal attention over a sliding window, with persistent tokens that stay visible; O(T w) work.
 
-Queries are cut into blocks; a block sees the persistent tokens, the previous block and itself, which covers
-the window. State is the last window - 1 keys and values, so a text may be cut anywhere.
+Queries are cut into blocks of at least a window; a block sees the persistent tokens, the window - 1 keys before it
+and its own. State is the last window - 1 keys and values, so a text may be cut anywhere.
 """
 
 import torch
@@ -30,20 +30,22 @@ class SlidingWindowAttention(nn.Module):
                 f"attention: width {width}, heads {heads}, window {window}, persistent {persistent}; "
                 "expected heads to divide width, window >= 1, persistent >= 0"
             )
-        self._heads, self._window, self._rotary = heads, window, rotary and (width // heads) % 2 == 0
+        self._heads, self._window, self._rotary = heads, window, rotary
         self.project = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.persistent = nn.Parameter(torch.randn(persistent, width) * 0.02) if persistent else None
 
-    def init_state(self, batch: int) -> State:
+    def init_state(self, batch: int, dtype: torch.dtype | None = None, device: torch.device | None = None) -> State:
         """Empty tails, `[B, H, window - 1, D / H]` each; their length is fixed, position says how much is real."""
         weight = self.out.weight
-        empty = weight.new_zeros(batch, self._heads, self._window - 1, weight.shape[0] // self._heads).detach()
-        return State(past_k=empty, past_v=empty.clone())
+        shape = (batch, self._heads, self._window - 1, weight.shape[0] // self._heads)
+        past_k, past_v = (weight.new_zeros(shape, dtype=dtype, device=device).detach() for _ in range(2))
+        return State(past_k=past_k, past_v=past_v)
 
-    def forward(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Float[Tensor, "B T D"], State]:
-        """Attention for these tokens and the tails after them."""
+    def forward(self, x: Float[Tensor, "B T D"], state: State | None = None) -> tuple[Float[Tensor, "B T D"], State]:
+        """Attention for these tokens and the tails after them, in the tails' own dtype; None is a fresh state."""
         count = x.shape[1]
+        state = self.init_state(x.shape[0]) if state is None else state
         if count == 0:
             return x, state
         q, k, v = (self._per_head(part) for part in self.project(x).chunk(3, -1))
@@ -52,7 +54,11 @@ class SlidingWindowAttention(nn.Module):
             q, k = _rotated(q, state.position), _rotated(k, state.position)
         keys, values = torch.cat((state.past_k.to(k.dtype), k), 2), torch.cat((state.past_v.to(v.dtype), v), 2)
         seen = self._attend(q, raw, keys, values, state.position)
-        after = State(past_k=keys[:, :, count:], past_v=values[:, :, count:], position=state.position + count)
+        after = State(
+            past_k=_tail(keys, count, state.past_k.dtype),
+            past_v=_tail(values, count, state.past_v.dtype),
+            position=state.position + count,
+        )
         y: Tensor = self.out(seen.transpose(1, 2).flatten(2))
         return y, after
 
@@ -61,16 +67,15 @@ class SlidingWindowAttention(nn.Module):
         return heads
 
     def _attend(self, q: Tensor, raw: Tensor, keys: Tensor, values: Tensor, position: int) -> Float[Tensor, "B H T W"]:
-        """Blocks of queries against their own and the previous block of keys."""
-        count, size = q.shape[2], max(self._window - 1, min(q.shape[2], BLOCK))
+        """Blocks of queries against the keys of one window before the block and its own."""
+        count, size = q.shape[2], min(q.shape[2], max(self._window, BLOCK))
         blocks = -(-count // size)
-        left, right = size - (self._window - 1), blocks * size - count
-        windows = [
-            F.pad(one, (0, 0, left, right)).unfold(2, 2 * size, size).mT.flatten(0, 1) for one in (keys, values)
-        ]  # [B*H, N, 2 size, W]
-        k, v = windows
+        right, span = blocks * size - count, self._window - 1 + size
+        k, v = (
+            F.pad(one, (0, 0, 0, right)).unfold(2, span, size).mT.flatten(0, 1) for one in (keys, values)
+        )  # [B*H, N, span, W]
         q = self._blocks(q, right, size)
-        allowed = _window_mask(blocks, size, self._window, position).to(q.device)
+        allowed = _window_mask(blocks, size, self._window, position, q.device)
         if self.persistent is not None:
             _, fixed_k, fixed_v = (self._per_head(part) for part in self.project(self.persistent[None]).chunk(3, -1))
             shape = (q.shape[0] // self._heads, -1, -1, -1)
@@ -92,21 +97,32 @@ class SlidingWindowAttention(nn.Module):
         return cut
 
 
+def _tail(keys: Float[Tensor, "B H L W"], count: int, dtype: torch.dtype) -> Float[Tensor, "B H L W"]:
+    """All but the first `count`, copied so that the state does not hold the whole call's storage."""
+    return keys[:, :, count:].to(dtype).clone(memory_format=torch.contiguous_format)
+
+
 def _rotated(x: Float[Tensor, "B H T W"], position: int) -> Float[Tensor, "B H T W"]:
-    """Rotary embedding by absolute position; angles in float64, since a stream may be long."""
+    """Rotary embedding by absolute position; angles in float64, since a stream may be long.
+
+    Of an odd width the last channel is not rotated.
+    """
     count, half = x.shape[2], x.shape[3] // 2
     steps = torch.arange(position, position + count, dtype=torch.float64, device=x.device)
-    rates = ROTARY_BASE ** -(torch.arange(half, dtype=torch.float64, device=x.device) / half)
+    rates = ROTARY_BASE ** -(torch.arange(half, dtype=torch.float64, device=x.device) / max(half, 1))
     angles = steps.unsqueeze(-1) * rates
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), -1)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((first * cos - second * sin, first * sin + second * cos, rest), -1)
 
 
-def _window_mask(blocks: int, size: int, window: int, position: int) -> Bool[Tensor, "N C 2C"]:
-    """Which of 2 * size keys (previous block, own block) each query of each block may see."""
-    query, key = torch.arange(size).view(-1, 1), torch.arange(2 * size).view(1, -1)
-    distance = query + size - key
-    inside = (distance >= 0) & (distance < window)
-    start = position + (torch.arange(blocks).view(-1, 1, 1) - 1) * size
-    return inside & (start + key >= 0)
+def _window_mask(blocks: int, size: int, window: int, position: int, device: torch.device) -> Bool[Tensor, "N C L"]:
+    """Which of the window - 1 keys before a block and its own each query may see; one mask for all where it can be."""
+    query = torch.arange(size, device=device).view(-1, 1)
+    key = torch.arange(window - 1 + size, device=device).view(1, -1)
+    distance = query + window - 1 - key
+    inside = ((distance >= 0) & (distance < window)).unsqueeze(0)
+    if position >= window - 1:
+        return inside
+    first = position - (window - 1) + torch.arange(blocks, device=device).view(-1, 1, 1) * size
+    return inside & (first + key >= 0)  # slots of the tail that hold no token yet

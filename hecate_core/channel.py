@@ -5,6 +5,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import nn
 
+from hecate_core.errors import CompositionError
 from hecate_core.shapes import Float, Tensor
 
 
@@ -16,6 +17,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, expansion: float = 8 / 3) -> None:
         super().__init__()
+        if width < 1 or expansion <= 0:
+            raise CompositionError(f"channel: width {width}, expansion {expansion}; expected width >= 1, expansion > 0")
         hidden = max(1, round(expansion * width))
         self.up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hecate_core.errors import CompositionError
 from hecate_core.records import State
 from hecate_core.shapes import Float, Tensor
 
@@ -16,21 +17,26 @@ class CausalConv(nn.Module):
 
     def __init__(self, width: int, kernel: int = 4) -> None:
         super().__init__()
+        if width < 1 or kernel < 1:
+            raise CompositionError(f"convolution: width {width}, kernel {kernel}; expected both >= 1")
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(width, 1, kernel))
         self.bias = nn.Parameter(torch.zeros(width))
         bound = kernel**-0.5
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def init_state(self, batch: int) -> State:
+    def init_state(self, batch: int, dtype: torch.dtype | None = None, device: torch.device | None = None) -> State:
         """The last kernel - 1 inputs, `[B, kernel - 1, D]`: zeros before the first token."""
-        return State(tail=self.weight.new_zeros(batch, self.kernel - 1, self.weight.shape[0]).detach())
+        shape = (batch, self.kernel - 1, self.weight.shape[0])
+        return State(tail=self.weight.new_zeros(shape, dtype=dtype, device=device).detach())
 
-    def forward(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Float[Tensor, "B T D"], State]:
-        """The convolution of these tokens and the tail after them; the same however a text is cut."""
+    def forward(self, x: Float[Tensor, "B T D"], state: State | None = None) -> tuple[Float[Tensor, "B T D"], State]:
+        """The convolution of these tokens and the tail after them, in the tail's own dtype; None is a fresh state."""
         count = x.shape[1]
+        state = self.init_state(x.shape[0]) if state is None else state
         if count == 0:
             return x, state
         wide = torch.cat((state.tail.to(x.dtype), x), 1)
         z = F.conv1d(wide.mT, self.weight.to(x.dtype), self.bias.to(x.dtype), groups=x.shape[2]).mT
-        return z, State(tail=wide[:, wide.shape[1] - self.kernel + 1 :], position=state.position + count)
+        tail = wide[:, count:].to(state.tail.dtype).clone(memory_format=torch.contiguous_format)
+        return z, State(tail=tail, position=state.position + count)
