@@ -8,7 +8,7 @@ import torch
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.errors import InputError
 from hecate_core.input_checks import check_inputs, check_state, known
-from hecate_core.parameters import initial_params
+from hecate_core.parameters import initial_params, widened
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
@@ -47,19 +47,15 @@ def memory(
     spread = strategy_of(strategy, made, chunk=chunk_size, backend=backend)
     given = {"q": q, "k": k, "v": v, **inputs}
     check_inputs(made, given, gates or {})
-    tokens = Tokens.of({**given, **_wide(gates or {})})
+    tokens = Tokens.of({name: widened(one) for name, one in {**given, **(gates or {})}.items()})
     record = _params(made, given, params)
     first = spread.init_state(made, record, q.shape[0]) if state is None else state
     if state is not None:
         check_state(spread.init_state(made, record, q.shape[0]), state)
     if write_mask is not None and write_mask.shape != (q.shape[0], q.shape[2]):
         raise InputError(f"write_mask is {list(write_mask.shape)}; expected [B, T] = [{q.shape[0]}, {q.shape[2]}]")
-    return spread(made, record, tokens, first, write_mask)
-
-
-def _wide(gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gates in float32 or wider: a decay of 0.98 has no digits to lose."""
-    return {name: one.to(torch.promote_types(one.dtype, torch.float32)) for name, one in gates.items()}
+    y, after = spread(made, record, tokens, first, write_mask)
+    return y.to(q.dtype), after
 
 
 def _params(rule: MemoryRule, given: Mapping[str, Tensor], params: Mapping[str, Tensor] | None) -> Params:

@@ -13,7 +13,7 @@ from hecate_core.differentiation import autodiff
 from hecate_core.front import Front
 from hecate_core.gate_head import GateHead
 from hecate_core.levels import LevelSpec, due_runs, reset_offsets
-from hecate_core.parameters import RuleParams
+from hecate_core.parameters import RuleParams, widened
 from hecate_core.protocols import MemoryRule, Strategy, Widths
 from hecate_core.records import State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
@@ -57,7 +57,8 @@ class LevelMemory(nn.Module):
 
     @autodiff
     def _read(self, inputs: Tokens, state: State) -> Float[Tensor, "B T D"]:
-        y = self._rule.read(self.params.record(), state, inputs.q)
+        with torch.autocast(inputs.q.device.type, enabled=False):
+            y = self._rule.read(self.params.record(), state, widened(inputs.q))
         return y.transpose(1, 2).flatten(2).to(inputs.q.dtype)
 
     def forward(
@@ -65,7 +66,9 @@ class LevelMemory(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Write where due and allowed, read everywhere; heads are merged in the result."""
         inputs, front = self.front(x, state.front)
-        y, rule = self._spread(inputs, self.gates(x), state.rule, state.position, write)
+        gates = self.gates(x)
+        with torch.autocast(x.device.type, enabled=False):  # the memory has no digits to lose
+            y, rule = self._spread(inputs, gates, state.rule, state.position, write)
         return y, state.replace(front=front, rule=rule, position=state.position + x.shape[1])
 
     @autodiff
@@ -73,7 +76,7 @@ class LevelMemory(nn.Module):
         self, inputs: Tokens, gates: Tokens, state: State, position: int, write: Tensor | None
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """The strategy over due runs, plain reads over resting ones, in stream order."""
-        tokens, params = inputs.replace(**gates), self.params.record()
+        tokens, params = inputs.map(widened).replace(**gates), self.params.record()
         count, period = inputs.q.shape[2], self._spec.write_period
         resets = reset_offsets(position, count, self._spec.reset_period, self._grain)
         reads: list[Tensor] = []

@@ -67,8 +67,9 @@ class RuleParams(nn.Module):
 
     def record(self) -> Params:
         """The present values, float32 or wider: rules keep their state in that precision."""
-        return Params.of({name: _wide(getattr(self, name)) for name in self._declared})
+        return Params.of({name: widened(getattr(self, name)) for name in self._declared})
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in float32 or wider, as state and parameters of a rule are kept."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,95 @@
+"""Everything registered, as the cells that checks and tests run over: a member joins by existing."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+
+from hecate_core.composing import rule_of, strategy_of
+from hecate_core.errors import CompositionError
+from hecate_core.mixer import Mixer
+from hecate_core.protocols import MemoryRule, Strategy
+from hecate_core.registry import registry
+
+WIDTH, HEADS = 8, 2
+SLOTS = 3  # the width M of a tiny memory; F follows from K
+CHUNK, WINDOW, PERSISTENT, CONV = 4, 3, 2, 3
+
+SCHEDULES: dict[str, tuple[Any, ...]] = {
+    "1": (1,),
+    "1-3": (1, 3),
+    "reset": ({"write_period": 1, "reset_period": 2}, {"write_period": 2, "reset_period": 4}),
+}
+"""Level schedules by name: one level, two periods, and levels that forget at document-like borders."""
+
+
+@attrs.frozen
+class Cell:
+    """A composition with the rule and the strategy behind it; both None where it wants no memory."""
+
+    composition: str
+    rule: str | None = None
+    strategy: str | None = None
+
+    def __str__(self) -> str:
+        return "-".join(part for part in (self.composition, self.rule, self.strategy) if part)
+
+
+def strategies_of(rule: MemoryRule, *, chunk: int = CHUNK) -> Iterator[tuple[str, Strategy]]:
+    """Every registered strategy that serves the rule, by name."""
+    for name in registry().names("strategy"):
+        try:
+            yield name, strategy_of(name, rule, chunk=chunk)
+        except CompositionError:
+            continue
+
+
+def cells(*, exact: bool | None = None) -> list[Cell]:
+    """Composition x rule x strategy, every valid one; `exact` keeps exact or approximate strategies alone."""
+    found = []
+    rules = {name: rule_of(name) for name in registry().names("rule")}
+    for composition in registry().names("composition"):
+        if not registry().create("composition", composition, width=WIDTH).remembers:
+            found.append(Cell(composition))
+            continue
+        for rule, made in rules.items():
+            for strategy, spread in strategies_of(made):
+                if exact is None or spread.exact is exact:
+                    found.append(Cell(composition, rule, strategy))
+    return found
+
+
+def tiny_mixer(
+    cell: Cell,
+    levels: Sequence[Any] = (1,),
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    memory: Mapping[str, Any] | None = None,
+) -> Mixer:
+    """The cell at its smallest, with convolution, window and persistent tokens; weights drawn from `seed`.
+
+    Weights that start at zero are moved off it, so that everything has an influence. Global random state stays.
+    """
+    attention = {"window": WINDOW, "persistent": PERSISTENT, "rotary": True}
+    options: dict[str, Any] | None = None
+    if cell.rule is not None:
+        options = {
+            "rule": cell.rule,
+            "strategy": cell.strategy,
+            "chunk": CHUNK,
+            "levels": levels,
+            "grain": CHUNK + 1,
+            "conv": CONV,
+            "widths": {"M": SLOTS},
+            **(memory or {}),
+        }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mixer = Mixer(WIDTH, HEADS, composition=cell.composition, attention=attention, memory=options)
+        mixer.to(dtype)
+        with torch.no_grad():
+            for parameter in mixer.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return mixer
