@@ -212,8 +212,8 @@ def test_a_fault_is_reported_where_no_file_can_be_written(
 
 def test_a_reader_who_leaves_is_no_error(site: Path, distribution: Install) -> None:
     for index in range(40):
-        distribution(f"acme{index}", GOOD.replace("delta9", f"delta{index}" + "x" * 2000))
-    shell = f"PYTHONPATH={site} {sys.executable} -m hecate_core.cli plugins | head -n 1; echo ${{PIPESTATUS[0]}}"
+        distribution(f"acme{index}", GOOD.replace("delta9", f"delta{index}" + "x" * 20000))
+    shell = f"PYTHONPATH={site}:$PYTHONPATH {sys.executable} -m hecate_core.cli plugins | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], cwd="/", capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "0"
     assert done.stderr == ""

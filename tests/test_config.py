@@ -196,6 +196,8 @@ def test_a_resolved_config_survives_json_and_keeps_its_digest(tmp_path: Path) ->
     assert config_digest(again) == config_digest(config)
     assert config_digest(make(config_plain(config))) == config_digest(config)
     assert config_digest(load(None, ["seed=8"])) != config_digest(load())
+    one, two = ["optimizer={lr=1.0, eps=0.5}"], ["optimizer={eps=0.5, lr=1.0}"]
+    assert config_digest(load(None, one)) == config_digest(load(None, two))
     assert json.loads(config_json(config))["run"]["clip"] is None
 
 

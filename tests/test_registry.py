@@ -267,7 +267,8 @@ def test_used_plugins_have_a_digest_of_their_files(site: Path, distribution: Ins
     assert [one.distribution for one in found.used()] == ["acme", "beta"]
     (before,) = recording.used()
     (folder / "__pycache__").mkdir(exist_ok=True)
-    (folder / "__pycache__" / "x.pyc").write_bytes(b"noise")
+    (folder / "__pycache__" / "x.cubin").write_bytes(b"noise")
+    (folder / "x.pyc").write_bytes(b"noise")
     assert recording.used() == (before,)
     (folder / "rule.cu").write_text("__global__ void f() {}")
     assert recording.used()[0].digest != before.digest

@@ -4,6 +4,7 @@ One class per table. `Reference` fields name a component that somebody registers
 exists is the registry's question, not the schema's. A table without `name` means the default one.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -40,6 +41,7 @@ class Level:
     reset_period: int = field(default=0, validator=at_least(0))  # 0: never
     reduce: Literal["sum", "mean"] = "sum"  # what becomes of the gradients of resting steps
     lr_scale: float = field(default=1.0, validator=at_least(0))
+    gates: Mapping[str, Mapping[str, float]] = field(factory=dict)  # per gate low, high, init: narrowed, never widened
 
 
 @frozen

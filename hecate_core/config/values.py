@@ -4,7 +4,6 @@ An integer may stand where a number is expected, and the string "none" where not
 everything else must have the annotated type, because a silent conversion hides a mistake.
 """
 
-import math
 import sys
 import types
 import typing
@@ -20,7 +19,7 @@ SCALARS: dict[Any, str] = {
 }
 
 
-LARGEST = sys.float_info.max  # an integer beyond it has no float
+LARGEST = sys.float_info.max  # NaN, infinity and integers that no float can hold are not below it
 
 
 class WrongValueError(Exception):
@@ -102,7 +101,7 @@ def plain(value: Any) -> Any:
 def _scalar(value: Any, annotation: type) -> Any:
     if annotation is types.NoneType and value == "none":
         return None
-    if annotation is float and type(value) in (int, float) and math.isfinite(value) and abs(value) <= LARGEST:
+    if annotation is float and type(value) in (int, float) and abs(value) <= LARGEST:
         return float(value)
     if annotation is int and type(value) is int and -(2**63) <= value < 2**63:
         return value
