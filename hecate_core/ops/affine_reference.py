@@ -110,7 +110,7 @@ def segments(x: AffineInputs) -> list[tuple[int, int]]:
 def forward(
     x: AffineInputs, joint: Float[Tensor, "B H V JK"]
 ) -> tuple[Float[Tensor, "B H N C V"], Float[Tensor, "B H V JK"], tuple[Tensor, Tensor]]:
-    """Reads after each token's write, the final joint memory, and what `backward` wants saved.
+    """Reads after each token's write, the final joint memory, and what `backward` wants saved. Spec Eq. 4 to 6.
 
     Saved are the joint memory that each chunk began with, `[B, H, N, V, JK]`, and the updates u,
     `[B, H, N, C, V]`.
@@ -185,7 +185,7 @@ def _collect(
     forward_side: tuple[Tensor, Tensor, Tensor],
     adjoint_side: tuple[Tensor, Tensor, Tensor],
 ) -> Sequence[Tensor | None]:
-    """Gradients by the inputs once the adjoints of the solve and of the chunk ends are known."""
+    """Gradients by the inputs once the adjoints of the solve and of the chunk ends are known. Spec Eq. 10, 11."""
     qk, updates, began = forward_side
     dy, d_right, d_end = adjoint_side
     parts = c.reads.shape[-1]
@@ -239,7 +239,7 @@ def _collect(
 def _decay_adjoints(
     s: AffineInputs, c: _Chunks, d_keeps: Tensor, d_momenta: Tensor | None, d_reach: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients by keep, momentum and inject: reach = keeps diag(inject) momenta, taken apart."""
+    """Gradients by keep, momentum and inject: reach = keeps diag(inject) momenta, taken apart. Spec Eq. 11, 12."""
     d_reach = d_reach.tril()
     keeps = c.keeps[..., 1:]
     if c.momenta is None or d_momenta is None:
