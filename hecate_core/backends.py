@@ -4,9 +4,10 @@ from typing import Any
 
 from hecate_core.errors import InputError, nearest
 from hecate_core.ops.affine import REFERENCE as AFFINE
+from hecate_core.ops.decayed_linear import REFERENCE as DECAYED_LINEAR
 from hecate_core.registry import registry
 
-REFERENCES: dict[str, Any] = {AFFINE.op: AFFINE}
+REFERENCES: dict[str, Any] = {one.op: one for one in (AFFINE, DECAYED_LINEAR)}
 
 
 def pair_for(op: str, backend: str = "auto") -> Any:

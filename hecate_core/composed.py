@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from hecate_core.errors import CompositionError
-from hecate_core.forms import Affine, Factors, Linearised, Refused
-from hecate_core.gates import Gate
+from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused
+from hecate_core.gates import Gate, narrowed_gates
 from hecate_core.ops.affine import AffineTokens
 from hecate_core.protocols import Algorithm, AttentionalBias, FormT, Param, Retention, Structure
 from hecate_core.records import Params, State, Tokens
@@ -42,11 +42,7 @@ class ComposedRule:
         self.name, self.spec = name, spec
         self.structure, self.bias, self.retention, self.algorithm = structure, bias, retention, algorithm
         gates = _union_of_gates(name, bias, retention, algorithm)
-        for gate, limits in (narrow or {}).items():
-            if gate not in gates:
-                raise CompositionError(f"{name}: no gate {gate!r} to narrow; it has {', '.join(gates) or 'none'}")
-            gates[gate] = gates[gate].narrowed(**limits)
-        self.gates: Mapping[str, Gate] = gates
+        self.gates: Mapping[str, Gate] = narrowed_gates(gates, narrow or {}, name)
         self.params: Mapping[str, Param] = structure.params
         self.widths: Mapping[str, tuple[float, str]] = getattr(structure, "widths", {})
         reason = _impossible(self)
@@ -107,9 +103,9 @@ class ComposedRule:
             seen = Kept(seen, keep, self.retention.axis)
         prediction, trace = self.structure.trace(params, seen, tokens.k)
         pulled = self.structure.pullback(params, seen, trace, self.bias.cotangent(prediction, tokens.v, tokens))
-        updates = {}
+        updates, step = {}, -rates.write.unsqueeze(-1)
         for layer, (x, output) in trace.items():
-            u = -rates.write.unsqueeze(-1) * pulled[layer]
+            u = step * pulled[layer]
             if rates.erase is not None:
                 u = u - rates.erase.unsqueeze(-1) * output
             updates[layer] = (u, x)
@@ -165,7 +161,12 @@ class ComposedRule:
             link=self.retention.link,
             project=self.retention.project,
             exact=free and self.retention.project is None and not self.algorithm.erases,
+            pace=self._pace,
         )
+
+    def _pace(self, tokens: Tokens) -> Pace:
+        rates = self.algorithm.rates(tokens)
+        return Pace(self.retention.keep(tokens), rates.momentum, rates.inject)
 
 
 def _decayed(keep: Tensor, stored: Tensor, axis: str) -> Tensor:

@@ -47,6 +47,14 @@ class Factors(NamedTuple):
     inject: Float[Tensor, "B H T"] | None = None
 
 
+class Pace(NamedTuple):
+    """How a rule forgets and accumulates, from the tokens alone: the decays of `Factors` without its updates."""
+
+    keep: Tensor
+    momentum: Float[Tensor, "B H T"] | None = None
+    inject: Float[Tensor, "B H T"] | None = None
+
+
 @attrs.frozen
 class Linearised:
     """The rule's change of memory with its gradient taken at an anchor instead of the last memory.
@@ -55,7 +63,9 @@ class Linearised:
     the stored weights. `read(params, weights, q)` reads through whatever weights the strategy puts behind.
     `memory` and `momentum` name the records of weights in the rule's state. `axis` says what `keep` multiplies:
     "scalar", "column" or "row". `link` maps what is stored to weights (None: they are the same). `project` maps the
-    stored weights back to their domain, applied at chunk ends. `exact` is True where no factor depends on the anchor.
+    stored weights back to their domain, for every read and at chunk ends. `exact` is True where no factor depends on
+    the anchor. `pace(tokens)`, where a rule can give it, is the decays of `factors` without an anchor: a strategy then
+    prepares all chunks of a call at once.
     """
 
     factors: Callable[[Params, State, Tokens], Factors]
@@ -66,6 +76,7 @@ class Linearised:
     link: Callable[[Tensor], Tensor] | None = None
     project: Callable[[Tensor], Tensor] | None = None
     exact: bool = False
+    pace: Callable[[Tokens], Pace] | None = None
 
 
 Form = Affine | Linearised

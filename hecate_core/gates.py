@@ -5,11 +5,12 @@ by a preset, never widened.
 """
 
 import math
+from collections.abc import Mapping
 
 import attrs
 import torch
 
-from hecate_core.errors import CompositionError
+from hecate_core.errors import CompositionError, nearest
 from hecate_core.shapes import Float, Tensor
 
 
@@ -58,6 +59,22 @@ class Gate:
             )
         start = min(max(self.init, new_low), new_high) if init is None else init
         return attrs.evolve(self, low=new_low, high=new_high, init=start)
+
+
+def narrowed_gates(gates: Mapping[str, Gate], limits: Mapping[str, Mapping[str, float]], place: str) -> dict[str, Gate]:
+    """`gates` with some narrowed: `limits` maps a gate to low, high, init. CompositionError for anything else."""
+    made = dict(gates)
+    for name, given in limits.items():
+        if name not in made:
+            raise CompositionError(f'{place}: no gate "{name}" to narrow{nearest(name, made)}')
+        unknown = sorted(set(given) - {"low", "high", "init"})
+        if unknown:
+            raise CompositionError(f'{place}: gate {name} has no "{unknown[0]}"; expected low, high or init')
+        try:
+            made[name] = made[name].narrowed(**given)
+        except CompositionError as error:
+            raise CompositionError(f"{place}: {name}: {error}") from None
+    return made
 
 
 # The field's three gates by role; a component takes one of these or narrows it.

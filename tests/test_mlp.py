@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hecate_core.errors import CompositionError, InputError
-from hecate_core.knobs.activations import ACTIVATIONS, slope
+from hecate_core.knobs.activations import ACTIVATIONS, with_slope
 from hecate_core.knobs.mlp import MLP
 from hecate_core.parameters import initial_params
 from hecate_core.records import Params
@@ -69,8 +69,10 @@ def test_slope_and_bend_are_the_first_two_derivatives(name: str) -> None:
     z = torch.linspace(-6, 6, 41, dtype=torch.float64, requires_grad=True)
     (first,) = torch.autograd.grad(of.value(z).sum(), z, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), z)
-    assert torch.allclose(slope(of, z), first, atol=1e-13)
-    assert torch.allclose(torch.autograd.grad(slope(of, z).sum(), z)[0], second, atol=1e-13)
+    value, slope = with_slope(of, z)
+    assert torch.allclose(value, of.value(z), atol=1e-13)
+    assert torch.allclose(slope, first, atol=1e-13)
+    assert torch.allclose(torch.autograd.grad((value + slope).sum(), z)[0], first + second, atol=1e-13)
 
 
 def test_one_plain_layer_is_the_matrix() -> None:

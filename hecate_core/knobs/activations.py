@@ -1,7 +1,7 @@
 """Activations of MLP memories with their slope, both differentiable by formula.
 
-`pair(name)` gives value and slope of the activation; the slope is what an inner gradient multiplies by,
-and its own derivative (the second one) is what the outer gradient needs. Spec: specs/knobs/mlp.md, Eq. 4.
+The slope act'(z) is what an inner gradient multiplies by, its own derivative act'' is what the outer gradient
+needs. Value, slope and bend share their transcendental parts. Spec: specs/knobs/mlp.md, section Gradient.
 """
 
 import math
@@ -16,44 +16,44 @@ from hecate_core.shapes import Float, Tensor
 _ROOT_HALF = math.sqrt(0.5)
 _ROOT_2PI = math.sqrt(2.0 * math.pi)
 
+Both = tuple[Tensor, Tensor, tuple[Tensor, ...]]
+
 
 class Activation(NamedTuple):
-    """An activation, its first and its second derivative, each elementwise."""
+    """An activation: its value, value and slope together (with what `bend` wants), its second derivative."""
 
     value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    bend: Callable[[Tensor], Tensor]
+    both: Callable[[Tensor], Both]
+    bend: Callable[..., Tensor]
 
 
-def _normal_cdf(z: Tensor) -> Tensor:
-    return 0.5 * (1.0 + torch.erf(z * _ROOT_HALF))
+def _gelu(z: Tensor) -> Both:
+    """z Phi(z) and Phi + z phi."""
+    cdf = torch.erf(z * _ROOT_HALF).add_(1.0).mul_(0.5)
+    pdf = (z * z).mul_(-0.5).exp_().div_(_ROOT_2PI)
+    return z * cdf, cdf.addcmul_(z, pdf), (z, pdf)
 
 
-def _normal_pdf(z: Tensor) -> Tensor:
-    return torch.exp(-0.5 * z * z) / _ROOT_2PI
+def _gelu_bend(z: Tensor, pdf: Tensor) -> Tensor:
+    """phi (2 - z^2)."""
+    return pdf * (2.0 - z * z)
 
 
-def _gelu_slope(z: Tensor) -> Tensor:
-    return torch.addcmul(_normal_cdf(z), z, _normal_pdf(z))
-
-
-def _gelu_bend(z: Tensor) -> Tensor:
-    return _normal_pdf(z) * (2.0 - z * z)
-
-
-def _silu_slope(z: Tensor) -> Tensor:
+def _silu(z: Tensor) -> Both:
+    """z s(z) and s + (1 - s) z s."""
     s = torch.sigmoid(z)
-    return s * (1.0 + z * (1.0 - s))
+    value = z * s
+    return value, s + (1.0 - s) * value, (z, s)
 
 
-def _silu_bend(z: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
+def _silu_bend(z: Tensor, s: Tensor) -> Tensor:
+    """s (1 - s)(2 + z (1 - 2 s))."""
     return s * (1.0 - s) * (2.0 + z * (1.0 - 2.0 * s))
 
 
 ACTIVATIONS = {
-    "gelu": Activation(torch.nn.functional.gelu, _gelu_slope, _gelu_bend),
-    "silu": Activation(torch.nn.functional.silu, _silu_slope, _silu_bend),
+    "gelu": Activation(torch.nn.functional.gelu, _gelu, _gelu_bend),
+    "silu": Activation(torch.nn.functional.silu, _silu, _silu_bend),
 }
 
 
@@ -64,25 +64,30 @@ def activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def slope(of: Activation, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """act'(z), with act'' as its analytical derivative."""
+def with_slope(of: Activation, z: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """act(z) and act'(z), with act'' as the analytical derivative of the latter."""
     if torch.is_grad_enabled() and z.requires_grad:
-        result: Tensor = _Slope.apply(of, z)
-        return result
-    return of.slope(z)
+        value, slope = _WithSlope.apply(of, z)
+        return value, slope
+    return of.both(z)[:2]
 
 
-class _Slope(torch.autograd.Function):
-    """First derivative forward, second derivative backward."""
+class _WithSlope(torch.autograd.Function):
+    """Value and slope forward; slope and bend backward."""
 
     @staticmethod
-    def forward(ctx: Any, of: Activation, z: Tensor) -> Tensor:
+    def forward(ctx: Any, of: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope, parts = of.both(z)
         ctx.of = of
-        ctx.save_for_backward(z)
-        return of.slope(z)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(slope, *parts)
+        return value, slope
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d: Tensor) -> tuple[None, Tensor]:
-        (z,) = ctx.saved_tensors
-        return None, d * ctx.of.bend(z)
+    def backward(ctx: Any, d_value: Tensor | None, d_slope: Tensor | None) -> tuple[None, Tensor | None]:
+        slope, *parts = ctx.saved_tensors
+        if d_slope is None:
+            return None, None if d_value is None else d_value * slope
+        d = d_slope * ctx.of.bend(*parts)
+        return None, d if d_value is None else d.addcmul_(d_value, slope)

@@ -9,11 +9,20 @@ import torch.nn.functional as F
 
 from hecate_core.errors import CompositionError, InputError
 from hecate_core.knobs.activations import activation as known_activation
-from hecate_core.knobs.activations import slope
+from hecate_core.knobs.activations import with_slope
+from hecate_core.knobs.layernorm import norm_pullback
 from hecate_core.protocols import Param, Trace
 from hecate_core.records import Params
 from hecate_core.shapes import Float, Tensor
 from hecate_core.weights import Weights
+
+
+class _Trace(dict[str, tuple[Tensor, Tensor]]):
+    """A trace that may know the slopes of its activations already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slopes: dict[str, Tensor] = {}
 
 
 class MLP:
@@ -54,11 +63,16 @@ class MLP:
 
     def trace(self, params: Params, weights: Weights, x: Float[Tensor, "B H T K"]) -> tuple[Tensor, Trace]:
         """M(x), and every layer's input and pre-activation output. Spec Eq. 1 to 3."""
-        trace, hidden = {}, x
+        trace, hidden = _Trace(), x
         for name in self.layers:
             output = weights.apply(name, hidden)
             trace[name] = (hidden, output)
-            hidden = output if name == self._last else self._activation.value(output)
+            if name == self._last:
+                hidden = output
+            elif output.requires_grad:  # the outer loop learns: the slope shares its work with the value
+                hidden, trace.slopes[name] = with_slope(self._activation, output)
+            else:
+                hidden = self._activation.value(output)
         if self._norm:
             scale, shift = params.norm_scale.unsqueeze(-2), params.norm_shift.unsqueeze(-2)
             hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=self._eps) * scale + shift
@@ -74,18 +88,12 @@ class MLP:
     def pullback(self, params: Params, weights: Weights, trace: Trace, d: Tensor) -> Mapping[str, Tensor]:
         """Back through norm, then layer by layer: d_i = act'(z_i) * W_{i+1}^T d_{i+1}. Spec Eq. 4 to 6."""
         if self._norm:
-            d = _norm_pullback(trace[self._last][1], d * params.norm_scale.unsqueeze(-2), self._eps)
+            d = norm_pullback(trace[self._last][1], d * params.norm_scale.unsqueeze(-2), self._eps)
         pulled = {self._last: d}
         names = list(self.layers)
         for after, name in zip(reversed(names), reversed(names[:-1]), strict=False):
-            d = slope(self._activation, trace[name][1]) * weights.pull(after, d)
+            kept = trace.slopes if isinstance(trace, _Trace) else {}
+            slope = kept[name] if name in kept else with_slope(self._activation, trace[name][1])[1]
+            d = slope * weights.pull(after, d)
             pulled[name] = d
         return pulled
-
-
-def _norm_pullback(z: Float[Tensor, "B H T V"], d: Float[Tensor, "B H T V"], eps: float) -> Float[Tensor, "B H T V"]:
-    """Cotangent of z from a cotangent d of (z - mean) / sqrt(var + eps)."""
-    centred = z - z.mean(-1, keepdim=True)
-    inverse = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
-    unit = centred * inverse
-    return inverse * (d - d.mean(-1, keepdim=True) - unit * (d * unit).mean(-1, keepdim=True))

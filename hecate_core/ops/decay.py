@@ -4,6 +4,8 @@
 column 0 holds what is left of the memory that the chunk began with. Spec: specs/forms/affine.md, Eq. 2.
 """
 
+from typing import Any
+
 import torch
 
 from hecate_core.shapes import Float, Tensor
@@ -39,3 +41,34 @@ def between_adjoint(
     """
     after = products.mT @ adjoint.tril()
     return (after[..., 1:, :] * products[..., :-1, :]).sum(-1)
+
+
+def products(decay: Float[Tensor, "... C"], *, signed: bool = False) -> Float[Tensor, "... C+1 C+1"]:
+    """`between(decay)` as a differentiable function, right at 0; `signed` takes decays below 0 too."""
+    if torch.is_grad_enabled() and decay.requires_grad:
+        result: Tensor = _Products.apply(decay, signed)
+        return result
+    return _signed(decay) if signed else between(decay)
+
+
+class _Products(torch.autograd.Function):
+    """The products forward, their division-free adjoint backward."""
+
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, signed: bool) -> Tensor:
+        found = _signed(decay) if signed else between(decay)
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor, None]:
+        (found,) = ctx.saved_tensors
+        return between_adjoint(found, adjoint), None
+
+
+def _signed(decay: Tensor) -> Tensor:
+    """Magnitudes from logarithms, signs from the parity of negative factors between two tokens."""
+    flips = torch.where(decay < 0, -1.0, 1.0).to(decay.dtype).cumprod(-1)
+    flips = torch.nn.functional.pad(flips, (1, 0), value=1.0)
+    return between(decay.abs()) * flips.unsqueeze(-1) * flips.unsqueeze(-2)

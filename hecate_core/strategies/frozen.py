@@ -5,40 +5,56 @@ A_t = b_t A_0 + g_t S_0 + sum over i <= t of reach_ti u_i x_i^T (specs/forms/lin
 Chunks lie on an absolute grid and the anchor is state, so however a text is cut the result is the same.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+
 import torch
 
 from hecate_core.errors import CompositionError, InputError
-from hecate_core.forms import Factors, Linearised, Refused
+from hecate_core.forms import Factors, Linearised, Pace, Refused
 from hecate_core.ops.affine import NEUTRAL
+from hecate_core.ops.decayed_linear import REFERENCE, DecayedLinearPair, Decays, decays
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
-from hecate_core.strategies.grown import Grown
-from hecate_core.weights import PerToken, Weights
+from hecate_core.strategies.channels import GrownChannels
+from hecate_core.strategies.grown import Grown, Stored, memories, momenta, stacked
+from hecate_core.weights import PerToken, Shared, Weights
 
 
 class Frozen:
     """Gradients frozen at the start of each chunk; exact for chunk 1, second order in the rate beyond.
 
     `chunk` (tokens, >= 1) is part of the model: another chunk is another function. `detach` stops the outer
-    gradient at the anchor, a different, first-order algorithm. Source: [2501.00663] Eq. 16-18; [2504.13173] Eq. 28.
+    gradient at the anchor, a different, first-order algorithm. `link` says where a non-linear link or projection
+    acts: "token" at every read (the meaning), "chunk" once, at each chunk's first token, with weights that run
+    linearly through the rest of it (cheaper, another approximation). Source: [2501.00663] Eq. 16-18; [2504.13173]
+    Eq. 28, for `link="chunk"` Eq. 30-32.
     """
 
     name = "frozen"
     needs = Linearised
     exact = False
+    op = "decayed_linear"
 
-    def __init__(self, *, chunk: int = 16, detach: bool = False) -> None:
+    def __init__(
+        self, *, chunk: int = 16, detach: bool = False, link: str = "token", pair: DecayedLinearPair = REFERENCE
+    ) -> None:
         if chunk < 1:
             raise InputError(f"frozen: chunk = {chunk}; expected an integer >= 1")
-        self.chunk = chunk
-        self.detach = detach
+        if link not in ("token", "chunk"):
+            raise InputError(f'frozen: link = "{link}"; expected "token" (every read) or "chunk" (once per chunk)')
+        self.chunk, self.detach, self.link, self.pair = chunk, detach, link, pair
 
     def init_state(self, rule: MemoryRule, params: Params, batch: int) -> State:
         """The rule's first state and the anchor of the first chunk."""
         form = self._form(rule)
         state = rule.init_state(params, batch)
-        return state.replace(anchor=state.at(form.memory))
+        state = state.replace(anchor=state.at(form.memory))
+        if self._links_once(form):
+            link = _sight(form)
+            assert link is not None
+            state = state.replace(seen=state.at(form.memory).map(link))
+        return state
 
     def __call__(
         self,
@@ -50,18 +66,15 @@ class Frozen:
     ) -> tuple[Float[Tensor, "B H T V"], State]:
         """See `Strategy`. Raises CompositionError where the rule has no linearised form."""
         form = self._form(rule)
-        count, reads, done = tokens.q.shape[2], [], 0
-        while done < count:
-            phase = state.position % self.chunk
-            if phase == 0:
-                state = state.replace(anchor=state.at(form.memory))
-            stop = min(count, done + self.chunk - phase)
-            piece = tokens.map(lambda one, a=done, b=stop: one[:, :, a:b])  # type: ignore[misc]
-            mask = None if write is None else write[:, done:stop]
-            y, state = self._piece(form, params, piece, state, mask)
-            reads.append(y)
-            done = stop
-        return (torch.cat(reads, 2) if reads else tokens.v), state
+        sizes = _grid(state.position % self.chunk, tokens.q.shape[2], self.chunk, self._links_once(form))
+        if not sizes:
+            return tokens.v, state
+        walk = _Walk(form, params, state, self)
+        spread = _all_decays(form, tokens, write, sizes)
+        masks = [None] * len(sizes) if write is None else write.split(sizes, 1)
+        pieces = zip(_split(tokens, sizes), masks, spread, strict=True)
+        reads = [walk.piece(piece, mask, one) for piece, mask, one in pieces]
+        return (reads[0] if len(reads) == 1 else torch.cat(reads, 2)), walk.end()
 
     def _form(self, rule: MemoryRule) -> Linearised:
         form = rule.offers(Linearised)
@@ -69,38 +82,141 @@ class Frozen:
             raise CompositionError(f'rule "{rule.name}" has no linearised form ({form.reason}); use "sequential"')
         return form
 
-    def _piece(
-        self, form: Linearised, params: Params, tokens: Tokens, state: State, write: Tensor | None
-    ) -> tuple[Tensor, State]:
-        anchor = state.anchor.map(torch.Tensor.detach) if self.detach else state.anchor
-        factors = form.factors(params, anchor, tokens)
-        if write is not None:
-            factors = _masked(factors, write.unsqueeze(1))
+    def _links_once(self, form: Linearised) -> bool:
+        return self.link == "chunk" and (form.link is not None or form.project is not None)
+
+
+class _Walk:
+    """One call's way over the chunks: what is stored, where gradients are taken, what reads see."""
+
+    def __init__(self, form: Linearised, params: Params, state: State, how: Frozen) -> None:
+        self._form, self._params, self._state, self._how = form, params, state, how
+        self._position = state.position
         momentum = None if form.momentum is None else state.at(form.momentum)
-        grown = Grown(state.at(form.memory), momentum, factors, form.axis)
+        self._stored: Stored = stacked(state.at(form.memory), momentum)
+        self._anchor: State = state.anchor
+        self._seen: Mapping[str, Tensor] | None = state.get("seen")
+
+    def piece(self, tokens: Tokens, due: Tensor | None, spread: Decays | None) -> Float[Tensor, "B H T V"]:
+        """Tokens of one chunk: gradients at the anchor, then reads after each write."""
+        phase = self._position % self._how.chunk
+        if phase == 0 or (phase == 1 and self._seen is not None):
+            self._anchor = State.of(memories(self._stored))
+        anchor = self._anchor.map(torch.Tensor.detach) if self._how.detach else self._anchor
+        factors = self._form.factors(self._params, anchor, tokens)
+        if due is not None:
+            factors = _masked(factors, due.unsqueeze(1))
+        self._position += tokens.q.shape[2]
+        if self._seen is not None:
+            return self._linked_once(tokens.q, factors, spread, phase)
+        grown = self._grow(self._stored, factors, spread)
+        link = _sight(self._form)
         weights: Weights = grown
-        if form.link is not None:
-            weights = PerToken({name: form.link(grown.every(name)) for name in factors.updates})
-        y = form.read(params, weights, tokens.q)
-        memory, momentum = grown.last()
-        position = state.position + tokens.q.shape[2]
-        if form.project is not None and position % self.chunk == 0:
-            memory = memory.map(form.project)
-        state = state.put(form.memory, memory)
-        if form.momentum is not None:
-            state = state.put(form.momentum, momentum)
-        return y, state.replace(position=position)
+        if link is not None:
+            weights = PerToken({name: link(grown.every(name)) for name in factors.updates})
+        y = self._form.read(self._params, weights, tokens.q)
+        self._advance(grown)
+        return y
+
+    def end(self) -> State:
+        """The state after the last token."""
+        state = self._state.put(self._form.memory, State.of(memories(self._stored))).replace(anchor=self._anchor)
+        if self._form.momentum is not None:
+            state = state.put(self._form.momentum, State.of(momenta(self._stored)))
+        if self._seen is not None:
+            state = state.replace(seen=State.of(self._seen))
+        return state.replace(position=self._position)
+
+    def _linked_once(self, q: Tensor, factors: Factors, spread: Decays | None, phase: int) -> Tensor:
+        """The first token goes through the link, the others read weights that run on linearly from there."""
+        link, before = _sight(self._form), self._momenta()
+        assert link is not None
+        assert self._seen is not None
+        self._advance(self._grow(self._stored, factors, spread))
+        if phase == 0:
+            self._seen = {name: link(matrix) for name, matrix in memories(self._stored).items()}
+            return self._form.read(self._params, Shared(self._seen), q)
+        grown = self._grow(stacked(self._seen, before), factors, spread)
+        y = self._form.read(self._params, grown, q)
+        self._seen = memories(grown.last())
+        return y
+
+    def _grow(self, stored: Stored, factors: Factors, spread: Decays | None) -> Grown | GrownChannels:
+        if self._form.axis != "scalar":
+            return GrownChannels(stored, factors, self._form.axis)
+        if spread is None:
+            spread = decays(factors.keep, factors.momentum, factors.inject)
+        return Grown(stored, factors.updates, spread, self._how.pair)
+
+    def _momenta(self) -> Mapping[str, Tensor] | None:
+        return None if self._form.momentum is None else momenta(self._stored)
+
+    def _advance(self, grown: Grown | GrownChannels) -> None:
+        """What survives the piece; at the end of a chunk back in its domain."""
+        self._stored = grown.last()
+        project = self._form.project
+        if project is not None and self._position % self._how.chunk == 0:
+            memory = {name: project(matrix) for name, matrix in memories(self._stored).items()}
+            self._stored = stacked(memory, self._momenta())
+
+
+def _sight(form: Linearised) -> Callable[[Tensor], Tensor] | None:
+    """From what is stored to what a read sees: projection, then link; None where both are the same."""
+    link, project = form.link, form.project
+    if link is not None and project is not None:
+        return lambda stored: link(project(stored))
+    return project if link is None else link
+
+
+def _grid(phase: int, count: int, chunk: int, first_alone: bool) -> list[int]:
+    """Sizes of the pieces that `count` tokens fall into, `phase` tokens into a chunk."""
+    sizes = []
+    while count > 0:
+        size = 1 if first_alone and phase == 0 else min(chunk - phase, count)
+        sizes.append(size)
+        count, phase = count - size, (phase + size) % chunk
+    return sizes
+
+
+def _split(tokens: Tokens, sizes: list[int]) -> list[Tokens]:
+    """One split per tensor: slices would each cost a gradient as long as the text."""
+    columns = {name: one.split(sizes, 2) for name, one in tokens.items()}
+    return [Tokens.of({name: parts[i] for name, parts in columns.items()}) for i in range(len(sizes))]
+
+
+def _all_decays(form: Linearised, tokens: Tokens, write: Tensor | None, sizes: list[int]) -> Sequence[Decays | None]:
+    """The decays of every piece, those of equal size at once; None where they depend on the anchor."""
+    if form.pace is None or form.axis != "scalar":
+        return [None] * len(sizes)
+    pace = form.pace(tokens)
+    if write is not None:
+        pace = _rested(pace, write.unsqueeze(1))
+    gates = [None if one is None else one.split(sizes, 2) for one in pace]
+    found: dict[int, Decays] = {}
+    for size in set(sizes):
+        places = [i for i, one in enumerate(sizes) if one == size]
+        keep, momentum, inject = (None if g is None else torch.stack([g[i] for i in places], 2) for g in gates)
+        assert keep is not None
+        each = zip(*(field.unbind(2) for field in decays(keep, momentum, inject)), strict=True)
+        found.update((i, Decays._make(one)) for i, one in zip(places, each, strict=True))
+    return [found[i] for i in range(len(sizes))]
+
+
+def _rested(pace: Pace, due: Bool[Tensor, "B 1 T"]) -> Pace:
+    """Neutral wherever `due` is False: nothing decays, no momentum enters."""
+    inject = pace.inject
+    if inject is None and pace.momentum is not None:
+        inject = torch.ones_like(pace.momentum)
+    wide = due if pace.keep.dim() == 3 else due.unsqueeze(-1)
+    return Pace(
+        keep=torch.where(wide, pace.keep, NEUTRAL["keep"]),
+        momentum=None if pace.momentum is None else torch.where(due, pace.momentum, NEUTRAL["momentum"]),
+        inject=None if inject is None else torch.where(due, inject, NEUTRAL["inject"]),
+    )
 
 
 def _masked(factors: Factors, due: Bool[Tensor, "B 1 T"]) -> Factors:
-    """Neutral wherever `due` is False: nothing decays, nothing is written, no momentum enters."""
-    inject = factors.inject
-    if inject is None and factors.momentum is not None:
-        inject = torch.ones_like(factors.momentum)
-    wide = due if factors.keep.dim() == 3 else due.unsqueeze(-1)
-    return Factors(
-        keep=torch.where(wide, factors.keep, NEUTRAL["keep"]),
-        updates={name: (torch.where(due.unsqueeze(-1), u, 0.0), x) for name, (u, x) in factors.updates.items()},
-        momentum=None if factors.momentum is None else torch.where(due, factors.momentum, NEUTRAL["momentum"]),
-        inject=None if inject is None else torch.where(due, inject, NEUTRAL["inject"]),
-    )
+    """Neutral wherever `due` is False, and nothing written there."""
+    pace = _rested(Pace(factors.keep, factors.momentum, factors.inject), due)
+    updates = {name: (torch.where(due.unsqueeze(-1), u, 0.0), x) for name, (u, x) in factors.updates.items()}
+    return Factors(pace.keep, updates, pace.momentum, pace.inject)
