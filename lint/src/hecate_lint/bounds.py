@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hecate_lint.facts import File, arguments
-from hecate_lint.index import Function, class_of, descendants, function_of, own_nodes, parent
+from hecate_lint.index import Function, class_of, descendants, function_of, own_nodes, parent, walk
 from hecate_lint.names import parameters
 
 
@@ -31,7 +31,8 @@ class Product:
 
 _PASS = frozenset(
     "view reshape float double half bfloat16 to unsqueeze squeeze expand expand_as type_as detach contiguous clone"
-    " cuda cpu flatten repeat repeat_interleave transpose permute abs mean type item t index_select gather select narrow".split()
+    " cuda cpu flatten repeat repeat_interleave transpose permute abs mean type item t index_select gather"
+    " select narrow".split()
 )
 _BOUND = frozenset("sigmoid sigmoid_ softmax hardsigmoid logsigmoid log_softmax erf sparsemax hard_sigmoid".split())
 _CLAMP = frozenset("clamp clamp_ clip clip_ hardtanh clamp_min clamp_max clamp_min_ clamp_max_ minimum maximum".split())
@@ -154,9 +155,7 @@ def _clamped(word: str, call: ast.Call, kind: Range, method: bool) -> Range | No
     given = len(call.args) + (1 if method else 0)
     if word in ("minimum", "maximum"):
         inner = call.args[0] if call.args else None
-        nested = any(
-            isinstance(n, ast.Call) and _last(n.func) in ("minimum", "maximum") for n in ast.walk(inner or call)
-        )
+        nested = any(isinstance(n, ast.Call) and _last(n.func) in ("minimum", "maximum") for n in walk(inner or call))
         return None if nested or isinstance(parent(call), ast.Call) else Range.POSITIVE
     if word in ("clamp_max", "clamp_max_", "clamp_min", "clamp_min_"):
         return None if kind is Range.POSITIVE and "max" in word else Range.POSITIVE

@@ -3,7 +3,7 @@
 import ast
 
 from hecate_lint.facts import File, locals_of, split_words
-from hecate_lint.index import LOOPS, ancestors, class_of, function_of, own_nodes, parent
+from hecate_lint.index import LOOPS, ancestors, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.vocabulary import INPUT, STATE
 
 _LAYERS = frozenset("layer layers block blocks module modules stage stages head heads net nets conv convs".split())
@@ -100,24 +100,24 @@ def over_layers(loop: ast.AST) -> bool:
     """Whether a loop runs over modules: by the names it iterates, or because it calls its variable."""
     if not isinstance(loop, (ast.For, ast.AsyncFor)):
         return False
-    for node in ast.walk(loop.iter):
+    for node in walk(loop.iter):
         word = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
         if any(part in _LAYERS for part in split_words(word)):
             return True
-    variables = {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
-    for node in ast.walk(loop):
+    variables = {n.id for n in walk(loop.target) if isinstance(n, ast.Name)}
+    for node in walk(loop):
         if isinstance(node, ast.Call):
             func = node.func
             if isinstance(func, ast.Name) and func.id in variables:
                 return True
-            if isinstance(func, ast.Subscript) and any(getattr(n, "id", "") in variables for n in ast.walk(func.slice)):
+            if isinstance(func, ast.Subscript) and any(getattr(n, "id", "") in variables for n in walk(func.slice)):
                 return True
     return False
 
 
 def _assigns(statement: ast.stmt, name: str) -> bool:
     if isinstance(statement, ast.Assign):
-        return any(isinstance(n, ast.Name) and n.id == name for t in statement.targets for n in ast.walk(t))
+        return any(isinstance(n, ast.Name) and n.id == name for t in statement.targets for n in walk(t))
     if isinstance(statement, (ast.AugAssign, ast.AnnAssign)):
         return isinstance(statement.target, ast.Name) and statement.target.id == name
     return False
@@ -125,9 +125,9 @@ def _assigns(statement: ast.stmt, name: str) -> bool:
 
 def _passed_on(loop: ast.AST, held: ast.stmt, name: str) -> bool:
     """`new = p * s + u` and later in the loop `s = new`."""
-    made = {n.id for t in getattr(held, "targets", []) for n in ast.walk(t) if isinstance(n, ast.Name)}
-    for node in ast.walk(loop):
+    made = {n.id for t in getattr(held, "targets", []) for n in walk(t) if isinstance(n, ast.Name)}
+    for node in walk(loop):
         if isinstance(node, ast.Assign) and node is not held and _assigns(node, name):
-            if any(isinstance(n, ast.Name) and n.id in made for n in ast.walk(node.value)):
+            if any(isinstance(n, ast.Name) and n.id in made for n in walk(node.value)):
                 return True
     return False

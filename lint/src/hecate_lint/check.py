@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hecate_lint import suppress
 from hecate_lint.facts import File, is_dead
@@ -36,7 +36,7 @@ class Checker:
     def __init__(self, rules: Sequence[Rule], every: Sequence[Rule], confidence: Confidence = "likely"):
         self.rules = rules
         self.threshold = _RANK[confidence]
-        self.ids = {key: rule.id for rule in every for key in (rule.id, rule.name)}
+        self.ids = {key: rule.id for rule in every for key in (rule.id, rule.name, *rule.also)}
 
     def check(self, path: str, data: bytes, skip: frozenset[str] = frozenset()) -> Checked:
         """Lint the bytes of one file; `skip` are rule ids that its path excludes."""
@@ -129,7 +129,7 @@ class Checker:
                 start = file.source.offset(spot.place[0], spot.place[1])
                 end = file.source.offset(spot.place[2], spot.place[3])
                 edits = (Edit(start, end, new if isinstance(new, str) else spot.code(new)),)
-        severity: Severity = hit.severity or rule.severity
+        severity = cast(Severity, hit.severity or rule.severity)
         scope = file.qualified(hit.node)
         return Finding(
             path=file.path,
@@ -140,7 +140,7 @@ class Checker:
             rule=rule.id,
             name=rule.name,
             severity=severity,
-            confidence=hit.confidence,
+            confidence=cast(Confidence, hit.confidence),
             message=hit.message,
             why=hit.why or rule.why,
             mend=hit.mend or rule.mend,

@@ -170,7 +170,7 @@ def _explain(word: str) -> int:
         print(explain.engine_page(word.upper()), end="")
         return CLEAN
     for rule in rules:
-        if word.upper() == rule.id or word == rule.name:
+        if word.upper() in (rule.id, *rule.also) or word == rule.name:
             print(explain.page(rule), end="")
             return CLEAN
     registry.known(rules, word)

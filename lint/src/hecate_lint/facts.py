@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from hecate_lint.index import FUNCTIONS, Function, Index, ancestors, class_of, function_of, own_nodes, parent
+from hecate_lint.index import FUNCTIONS, Function, Index, ancestors, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.names import Names, dotted_text, parameters
 from hecate_lint.source import Source
 
@@ -47,8 +47,7 @@ class File:
         if _SCRIPTS.search(self.path):
             return True
         return any(
-            isinstance(node, ast.If)
-            and any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(node.test))
+            isinstance(node, ast.If) and any(isinstance(n, ast.Name) and n.id == "__name__" for n in walk(node.test))
             for node in self.tree.body
         )
 
@@ -150,7 +149,7 @@ def constant(node: ast.AST | None) -> object:
 def is_main_guard(node: ast.AST) -> bool:
     """Whether a node stands under `if __name__ == "__main__"`."""
     for at in ancestors(node):
-        if isinstance(at, ast.If) and any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(at.test)):
+        if isinstance(at, ast.If) and any(isinstance(n, ast.Name) and n.id == "__name__" for n in walk(at.test)):
             return True
     return False
 
@@ -215,7 +214,7 @@ def _is_self(node: ast.AST) -> bool:
 
 
 def _collect(function: Function, table: dict[str, Attribute]) -> None:
-    for node in ast.walk(function):
+    for node in walk(function):
         if isinstance(node, ast.Attribute) and _is_self(node.value):
             entry = table.setdefault(node.attr, Attribute(node.attr))
             if isinstance(node.ctx, ast.Load):

@@ -74,6 +74,19 @@ def own_nodes(scope: ast.AST) -> list[ast.AST]:
     return known
 
 
+def walk(node: ast.AST) -> list[ast.AST]:
+    """As `ast.walk`, several times faster: no contexts, no operators."""
+    found = [node]
+    for at in found:
+        for field in _FIELDS[at.__class__]:
+            value = getattr(at, field, None)
+            if value.__class__ is list:
+                found += [item for item in value if item is not None and not isinstance(item, str)]
+            elif isinstance(value, ast.AST):
+                found.append(value)
+    return found
+
+
 def descendants(node: ast.AST) -> Iterator[ast.AST]:
     """The node itself and everything below it, in source order."""
     stack = [node]

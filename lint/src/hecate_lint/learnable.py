@@ -3,7 +3,7 @@
 import ast
 
 from hecate_lint.facts import File, arguments, constant
-from hecate_lint.index import own_nodes
+from hecate_lint.index import own_nodes, walk
 
 PARAMETER = ("torch.nn.Parameter", "torch.nn.UninitializedParameter")
 CONTAINERS = ("torch.nn.ParameterList", "torch.nn.ParameterDict")
@@ -27,7 +27,7 @@ def parameter_in(file: File, value: ast.AST | None, depth: int = 0) -> ast.AST |
     if called in PARAMETER:
         return None if constant(arguments(value).get("requires_grad")) is False or _second_false(value) else value
     if called in CONTAINERS:
-        inner = (n for n in ast.walk(value) if isinstance(n, ast.Call) and n is not value)
+        inner = (n for n in walk(value) if isinstance(n, ast.Call) and n is not value)
         return value if any(parameter_in(file, call, depth) is not None for call in inner) else None
     if depth == 0:
         target = file.callee(value)

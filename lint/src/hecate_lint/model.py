@@ -30,8 +30,8 @@ class Hit:
 
     node: ast.AST
     message: str
-    confidence: Confidence = "certain"
-    severity: Severity | None = None  # None: the rule's own
+    confidence: str = "certain"
+    severity: str | None = None  # None: the rule's own
     why: str = ""  # empty: the rule's own sentence
     mend: str = ""
     fixable: bool = True  # a rule with a fix may hold it back here

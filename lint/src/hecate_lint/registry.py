@@ -86,7 +86,7 @@ def find(rules: Iterable[Rule], word: str) -> list[Rule]:
     """The rules that a word of the configuration means: an id, a name, a group, a prefix (`CS`, `PT-1`) or `all`."""
     listed = list(rules)
     upper = word.upper()
-    exact = [rule for rule in listed if upper == rule.id or word == rule.name]
+    exact = [rule for rule in listed if upper == rule.id or upper in rule.also or word == rule.name]
     if exact or word in GROUPS:
         return exact or [rule for rule in listed if rule.group == word]
     if word in ("all", "ALL"):

@@ -21,6 +21,7 @@ class Rule:
     """One smell. Subclasses say `nominate` (cheap, on `ast`) and `pattern` (libcst matcher that confirms)."""
 
     id: ClassVar[str] = ""
+    also: ClassVar[tuple[str, ...]] = ()  # further smells of the catalogue that this rule sees
     name: ClassVar[str] = ""
     group: ClassVar[str] = "core"
     severity: ClassVar[Severity] = "error"

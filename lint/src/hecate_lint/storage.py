@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hecate_lint.carried import is_state, root
 from hecate_lint.facts import File, constant
-from hecate_lint.index import LOOPS, Function, ancestors, class_of, function_of, own_nodes, parent, statement
+from hecate_lint.index import LOOPS, Function, ancestors, class_of, function_of, own_nodes, parent, statement, walk
 from hecate_lint.learnable import makes_tensor
 from hecate_lint.names import parameters
 
@@ -228,11 +228,11 @@ def _element(file: File, target: ast.Name, write: Write) -> Shared | None:
     """A loop variable over `.parameters()` and its like."""
     for at in ancestors(write.node):
         if isinstance(at, (ast.For, ast.AsyncFor)) and any(
-            isinstance(n, ast.Name) and n.id == target.id for n in ast.walk(at.target)
+            isinstance(n, ast.Name) and n.id == target.id for n in walk(at.target)
         ):
             if not write.tensor and write.how != "augmented assignment":
                 return None
-            for node in ast.walk(at.iter):
+            for node in walk(at.iter):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _ELEMENTS:
                     if target.id in _value_names(at.target, node.func.attr):
                         return Shared(f"`{target.id}`, an element of `.{node.func.attr}()`", "certain", "element")
@@ -243,7 +243,7 @@ def _element(file: File, target: ast.Name, write: Write) -> Shared | None:
 
 
 def _value_names(target: ast.expr, method: str) -> set[str]:
-    names = {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
+    names = {n.id for n in walk(target) if isinstance(n, ast.Name)}
     if method.startswith("named_") and isinstance(target, ast.Tuple) and isinstance(target.elts[0], ast.Name):
         names.discard(target.elts[0].id)
     return names

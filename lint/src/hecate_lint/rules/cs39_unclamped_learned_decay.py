@@ -210,7 +210,7 @@ class M(nn.Module):
         elif product.range is Range.SIGNED:
             message, severity = f"learned `{name}` multiplies {shown} (line {place}) and can be negative (tanh)", "warn"
         at = target if isinstance(target, ast.Call) else node
-        return Hit(at, message, sure, severity, fixable=False)  # type: ignore[arg-type]
+        return Hit(at, message, sure, severity, fixable=False)
 
     def pattern(self, m: Any, hit: Hit) -> Any:
         return m.Call(func=m.Name() | m.Attribute(), args=[m.AtLeastN(n=0)])

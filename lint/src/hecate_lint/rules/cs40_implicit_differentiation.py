@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.facts import File, arguments, constant, split_words
-from hecate_lint.index import FUNCTIONS, LOOPS, Function, ancestors, class_of, function_of, own_nodes, parent
+from hecate_lint.index import FUNCTIONS, LOOPS, Function, ancestors, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.model import Hit
 from hecate_lint.names import dotted_text, parameters
 from hecate_lint.rule import Rule
@@ -169,11 +169,11 @@ def adapt(w, xs):
                 continue
             if _differentiates(function) or _switched_off(file, function) or _is_forward_path(file, function):
                 continue
-            call = next((n for n in ast.walk(function) if isinstance(n, ast.Call) and _runs_model(n)), None)
+            call = next((n for n in walk(function) if isinstance(n, ast.Call) and _runs_model(n)), None)
             if call is not None and not _callers_off(file, function):
                 sure = "likely" if _is_handed_a_model(function, call) else "possible"
                 message = f"`{function.name}` runs `{ast.unparse(call.func)}` and records its graph"
-                yield Hit(call, message, sure, fixable=False)  # type: ignore[arg-type]
+                yield Hit(call, message, sure, fixable=False)
 
     def _accumulators(self, file: File) -> Iterator[Hit]:
         """(b) a name that is differentiated and also kept."""
@@ -186,7 +186,7 @@ def adapt(w, xs):
                         if not _used_for_gradient(function, kept):
                             severity = "error" if any(isinstance(a, LOOPS) for a in ancestors(load)) else None
                             message = f"`{load.id}` is kept in `{kept}` with its graph"
-                            yield Hit(load, message, "likely", severity, mend=f"keep {load.id}.detach()")  # type: ignore[arg-type]
+                            yield Hit(load, message, "likely", severity, mend=f"keep {load.id}.detach()")
 
     def _inner_loops(self, file: File) -> Iterator[Hit]:
         """(d) enable_grad around a loop of inner gradients, nothing detached."""
@@ -198,13 +198,12 @@ def adapt(w, xs):
                 continue
             if "set_grad_enabled" in ast.unparse(call.func) and not (call.args and constant(call.args[0]) is True):
                 continue
-            if not any(isinstance(n, LOOPS) and _differentiates(n) for n in ast.walk(block)):
+            if not any(isinstance(n, LOOPS) and _differentiates(n) for n in walk(block)):
                 continue
             detached = any(
-                isinstance(n, ast.Attribute) and n.attr in ("detach", "detach_", "item", "data")
-                for n in ast.walk(function)
+                isinstance(n, ast.Attribute) and n.attr in ("detach", "detach_", "item", "data") for n in walk(function)
             )
-            second = any(isinstance(n, ast.keyword) and n.arg == "create_graph" for n in ast.walk(function))
+            second = any(isinstance(n, ast.keyword) and n.arg == "create_graph" for n in walk(function))
             if not detached and not second:
                 yield Hit(call, "an inner loop under enable_grad hands on its graph", "likely", fixable=False)
 
@@ -216,7 +215,7 @@ def adapt(w, xs):
                 continue
             if not (isinstance(call, ast.Call) and _differentiates(call)):
                 continue
-            total = sum(isinstance(n, ast.Call) and _is_gradient(n) for n in ast.walk(function))
+            total = sum(isinstance(n, ast.Call) and _is_gradient(n) for n in walk(function))
             if (
                 total == 1
                 and not any(isinstance(at, LOOPS) for at in ancestors(call))
@@ -240,7 +239,7 @@ def _is_gradient(call: ast.Call) -> bool:
 
 
 def _differentiates(node: ast.AST) -> bool:
-    return any(isinstance(n, ast.Call) and _is_gradient(n) for n in ast.walk(node))
+    return any(isinstance(n, ast.Call) and _is_gradient(n) for n in walk(node))
 
 
 def _differentiated(node: ast.AST) -> str:
@@ -275,7 +274,7 @@ def _is_plain(function: Function, load: ast.Name) -> bool:
     """Whether the name was made a number, or detached, before this read."""
     for node in own_nodes(function):
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == load.id for t in node.targets):
-            words = {n.attr for n in ast.walk(node.value) if isinstance(n, ast.Attribute)}
+            words = {n.attr for n in walk(node.value) if isinstance(n, ast.Attribute)}
             if words & _SCALARS or (isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "float"):
                 return True
     return False
@@ -283,7 +282,7 @@ def _is_plain(function: Function, load: ast.Name) -> bool:
 
 def _used_for_gradient(function: Function, kept: str) -> bool:
     """Whether the accumulator is itself differentiated, or only its latest use is within the step."""
-    for node in ast.walk(function):
+    for node in walk(function):
         if isinstance(node, ast.Call) and _is_gradient(node) and kept in ast.unparse(node):
             return True
     word = kept.split(".")[-1].split("[")[0]
@@ -306,7 +305,7 @@ def _is_handed_a_model(function: Function, call: ast.Call) -> bool:
 
 def _switched_off(file: File, function: ast.AST) -> bool:
     """Whether a function has a gradient switch anywhere: a decorator, a `with`, a call."""
-    for node in ast.walk(function):
+    for node in walk(function):
         if isinstance(node, (ast.Name, ast.Attribute)):
             word = node.attr if isinstance(node, ast.Attribute) else node.id
             if word in _OFF_WORDS or "no_grad" in word or "inference_mode" in word or file.names.resolve(node) in _OFF:
@@ -352,6 +351,6 @@ def _yields_graph(function: Function, call: ast.Call) -> bool:
     name = _differentiated(call)
     for node in own_nodes(function):
         if isinstance(node, ast.Return) and node.value is not None:
-            if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node.value)):
+            if any(isinstance(n, ast.Name) and n.id == name for n in walk(node.value)):
                 return True
     return bool(arguments(call).get("create_graph")) or not name

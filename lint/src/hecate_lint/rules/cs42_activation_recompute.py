@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.facts import File, arguments, constant
-from hecate_lint.index import FUNCTIONS, LOOPS, Function, class_of, parent
+from hecate_lint.index import FUNCTIONS, LOOPS, Function, class_of, parent, walk
 from hecate_lint.model import Hit
 from hecate_lint.rule import Rule
 
@@ -189,7 +189,7 @@ def _target(file: File, call: ast.Call) -> Function | None:
 
 def _stateful(function: Function) -> str:
     """Why a second run of a function differs from the first; empty when nothing says so."""
-    for node in ast.walk(function):
+    for node in walk(function):
         if isinstance(node, ast.Call):
             word = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if word in _RANDOM:
@@ -198,6 +198,6 @@ def _stateful(function: Function) -> str:
                 return f"writes in place (`{word}`)"
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             return f"writes `{ast.unparse(node)}`"
-        if isinstance(node, LOOPS) and any("state" in getattr(n, "id", "") for n in ast.walk(node)):
+        if isinstance(node, LOOPS) and any("state" in getattr(n, "id", "") for n in walk(node)):
             return "holds an inner loop over state"
     return ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.facts import File
-from hecate_lint.index import Function, class_of, function_of, own_nodes, parent
+from hecate_lint.index import Function, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.model import Hit
 from hecate_lint.names import dotted_text
 from hecate_lint.rule import Rule
@@ -156,7 +156,7 @@ def swap(layer, state, new):
         severity = "error" if _FORWARD.search(name) and not _LOADING.search(name) else "warn"
         message = f"{write.how if write.how[-1] != '_' else f'`{write.how}`'} writes into {reason.what}"
         fixable = _fixable(write, function)
-        return Hit(write.node, message, reason.confidence, severity, fixable=fixable, data=write.how)  # type: ignore[arg-type]
+        return Hit(write.node, message, reason.confidence, severity, fixable=fixable, data=write.how)
 
     def pattern(self, m: Any, hit: Hit) -> Any:
         if isinstance(hit.node, ast.Call):
@@ -185,7 +185,7 @@ def _fixable(write: Write, function: Function | None) -> bool:
         return False
     name = func.value.id
     returns = [n for n in own_nodes(function) if isinstance(n, ast.Return) and n.value is not None]
-    in_all = [any(isinstance(m, ast.Name) and m.id == name for m in ast.walk(n)) for n in returns]
+    in_all = [any(isinstance(m, ast.Name) and m.id == name for m in walk(n)) for n in returns]
     return bool(in_all) and all(in_all)
 
 
@@ -231,6 +231,6 @@ def _only_from_constructor(file: File, function: Function, cls: ast.ClassDef) ->
     callers = [
         method
         for method in file.methods(cls).values()
-        if any(isinstance(n, ast.Call) and dotted_text(n.func) == f"self.{function.name}" for n in ast.walk(method))
+        if any(isinstance(n, ast.Call) and dotted_text(n.func) == f"self.{function.name}" for n in walk(method))
     ]
     return bool(callers) and all(_CONSTRUCTION.search(caller.name) for caller in callers)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.facts import File, arguments, constant, split_words
-from hecate_lint.index import ancestors, class_of, parent
+from hecate_lint.index import ancestors, class_of, parent, walk
 from hecate_lint.learnable import parameter_in
 from hecate_lint.model import Hit
 from hecate_lint.rule import Rule
@@ -128,7 +128,7 @@ class CMS(nn.Module):
 
     def _comprehended(self, file: File) -> Iterator[Hit]:
         """`[p for _ in levels]`, `{name: p for name in levels}`, `Level(f, retention=p) for f in levels`."""
-        for node in file.index.all(ast.ListComp, ast.GeneratorExp, ast.DictComp):  # type: ignore[type-var]
+        for node in file.index.all(ast.ListComp, ast.GeneratorExp, ast.DictComp):
             generator = node.generators[0]  # type: ignore[attr-defined]
             if not _over_levels(generator.iter):
                 continue
@@ -202,7 +202,7 @@ def _counts_levels(node: ast.AST) -> bool:
 
 
 def _over_levels(node: ast.AST) -> bool:
-    for part in ast.walk(node):
+    for part in walk(node):
         word = part.attr if isinstance(part, ast.Attribute) else getattr(part, "id", "")
         if LEVELS & set(split_words(word)):
             return True
@@ -210,20 +210,20 @@ def _over_levels(node: ast.AST) -> bool:
 
 
 def _targets(target: ast.AST) -> set[str]:
-    return {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
+    return {node.id for node in walk(target) if isinstance(node, ast.Name)}
 
 
 def _loops_over_levels(loop: ast.AST, read: ast.Attribute) -> bool:
     generators = getattr(loop, "generators", None)
     iterated = generators[0].iter if generators else loop.iter  # type: ignore[attr-defined]
-    if any(node is read for node in ast.walk(iterated)):
+    if any(node is read for node in walk(iterated)):
         return False
     above = parent(read)
     if isinstance(above, ast.Subscript) and above.value is read:
         return False
     cls = class_of(read)
     has_levels = cls is not None and any(_over_levels(item) for item in cls.body)
-    states = any(getattr(n, "id", getattr(n, "attr", "")) == "states" for n in ast.walk(iterated))
+    states = any(getattr(n, "id", getattr(n, "attr", "")) == "states" for n in walk(iterated))
     return _over_levels(iterated) or (states and has_levels)
 
 
@@ -237,7 +237,7 @@ def _is_one_module(file: File, value: ast.AST) -> bool:
 
 def _is_scalar(value: ast.AST | None) -> bool:
     """Whether a parameter's initial value is a scalar, as far as it is written out."""
-    for node in ast.walk(value) if value is not None else ():
+    for node in walk(value) if value is not None else ():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr in ("zeros", "ones", "full", "rand", "randn", "empty", "linspace", "arange"):
                 return bool(node.args) and isinstance(node.args[0], ast.Tuple) and not node.args[0].elts

@@ -1,0 +1,115 @@
+"""CS-50: a run of pad tokens before the text."""
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from hecate_lint.facts import File, arguments, constant, split_words
+from hecate_lint.index import parent
+from hecate_lint.model import Hit
+from hecate_lint.rule import Rule
+from hecate_lint.syntax import last_word, words_in
+
+_PAD = re.compile(r"(^|_)(pad|eos|bos)(_|$|token|id)|^pad")
+_MAKERS = frozenset("full new_full full_like fill".split())
+_MEMORY = frozenset("memory recurrent titans mamba rwkv state lmm ssm".split())
+
+
+class LeftPaddingIntoMemory(Rule):
+    """Special tokens are put before the input of a model that reads from left to right.
+
+    SMELL. `[pad] * n + ids`, `F.pad(ids, (n, 0), value=pad)`, `torch.cat([full(..., pad), ids])`,
+    `tokenizer.padding_side = "left"`.
+
+    WHY. A memory writes what it reads: n equal tokens drive it along one key n times before the text begins,
+    and small constants grow into large ones. An attention mask does not reach the memory.
+
+    FIX. Pad on the right, or give the memory a write mask.
+
+    TRACE. Catalogue smell CS-50; runtime check: n identical tokens for n up to the context stay finite.
+    """
+
+    id = "CS-50"
+    name = "left-padding-into-memory"
+    group = "core"
+    severity = "warn"
+    why = "a memory writes what it reads: n equal tokens before the text drive it along one key n times"
+    mend = "pad on the right, or give the memory a write mask"
+
+    VALID = """
+ids = prompt + [tok.pad_token_id] * (seq - len(prompt))
+# ---
+x = F.pad(hidden, (kernel - 1, 0))
+# ---
+tok.padding_side = "right"
+# ---
+ids = torch.cat([ids, torch.full((n,), pad_id)])
+# ---
+line = ["-"] * 8 + cells
+shape = [1] * n + list(x.shape)
+# ---
+ids = F.pad(ids, (0, n), value=pad_id)
+"""
+    INVALID = """
+ids = [tok.pad_token_id] * (seq - len(prompt)) + prompt  # <-
+# ---
+tok.padding_side = "left"  # <-
+# ---
+ids = F.pad(ids, (n, 0), value=pad_id)  # <-
+# ---
+ids = torch.cat([torch.full((n,), tok.eos_token_id), ids])  # <-
+# ---
+tok = AutoTokenizer.from_pretrained(name, padding_side="left")  # <-
+# ---
+batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left", padding_value=pad_id)  # <-
+"""
+
+    def nominate(self, file: File) -> Iterator[Hit]:
+        sure_memory = bool({part for word in file.index.words for part in split_words(word)} & _MEMORY)
+        severity = "error" if sure_memory and {"memory", "titans"} & file.index.words else None
+        for node in file.index.all(ast.BinOp):
+            if isinstance(node.op, ast.Add) and _is_pads(node.left) and not _is_pads(node.right):
+                yield Hit(node, "pad tokens are put before the ids", "likely", severity)
+        for call in file.names.calls("torch.nn.functional.pad"):
+            if _pads_left(call):
+                yield Hit(call, "the ids are padded on the left", "likely", severity)
+        for call in file.names.calls("torch.cat", "torch.concat", "torch.hstack"):
+            if call.args and isinstance(call.args[0], (ast.List, ast.Tuple)) and len(call.args[0].elts) > 1:
+                first = call.args[0].elts[0]
+                if isinstance(first, ast.Call) and last_word(first) in _MAKERS and _says_pad(first):
+                    yield Hit(call, "a run of pad tokens is put before the ids", "likely", severity)
+        yield from self._sides(file, severity)
+
+    def _sides(self, file: File, severity: Any) -> Iterator[Hit]:
+        for node in file.index.word("padding_side"):
+            above = parent(node)
+            if isinstance(above, ast.Assign) and node in above.targets and constant(above.value) == "left":
+                yield Hit(above, "the tokenizer pads on the left", "likely", severity)
+        for keyword in file.index.all(ast.keyword):
+            if keyword.arg == "padding_side" and constant(keyword.value) == "left":
+                yield Hit(keyword, "padding is put on the left", "likely", severity)
+
+    def pattern(self, m: Any, hit: Hit) -> Any:
+        return m.BinaryOperation(operator=m.Add()) | m.Call() | m.Assign() | m.Arg(keyword=m.Name("padding_side"))
+
+
+def _says_pad(node: ast.AST) -> bool:
+    return any(_PAD.search(word) for word in words_in(node))
+
+
+def _is_pads(node: ast.AST) -> bool:
+    """`[pad] * n`."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
+        return False
+    listed = node.left if isinstance(node.left, ast.List) else node.right
+    return isinstance(listed, ast.List) and len(listed.elts) == 1 and _says_pad(listed.elts[0])
+
+
+def _pads_left(call: ast.Call) -> bool:
+    given = arguments(call)
+    widths = call.args[1] if len(call.args) > 1 else given.get("pad")
+    value = call.args[3] if len(call.args) > 3 else given.get("value")
+    if not isinstance(widths, (ast.Tuple, ast.List)) or len(widths.elts) != 2 or value is None:
+        return False
+    return constant(widths.elts[0]) != 0 and constant(widths.elts[1]) == 0 and _says_pad(value)
