@@ -29,7 +29,7 @@ class RampPair:
             tolerance={"float32": FLOAT32},
         )
 
-    def specialisations(self) -> Iterable[Kernel]:
+    def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
         """Forward and backward; nothing else varies."""
         return [self._kernel(symbol) for symbol in self.kernels.symbols]
 

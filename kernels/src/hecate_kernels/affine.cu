@@ -1,10 +1,14 @@
 // The op `affine`, forward: reads, final memory and momentum; saves what the backward wants.
+// The constant FORWARD chooses the direction: each is compiled without the other.
 #include "hecate_device.cuh"
 
-#include "affine_backward.cuh"
 #include "affine_chunk.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+#if !FORWARD
+#include "affine_backward.cuh"
+#else
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     affine_forward(const E* q, const E* k, const E* v, long long q_batch, long long q_head, long long q_token,
                    long long k_batch, long long k_head, long long k_token, long long v_batch, long long v_head,
                    long long v_token, const float* keep,
@@ -23,14 +27,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     HECATE_CARVE(arena, float, held, MOMENTUM * C * ld_c + 1);
     HECATE_CARVE(arena, float, lower, C * ld_c);
     HECATE_CARVE(arena, float, inverse, C * ld_c);
-    HECATE_CARVE(arena, E, inverse_copy, C * ld_e);
+    HECATE_CARVE(arena, E, inverse_copy, narrow * C * ld_e + 1);
     HECATE_CARVE(arena, E, inside, C * ld_e);
     HECATE_CARVE(arena, float, scratch, C * C / 4);
     HECATE_CARVE(arena, float, m, R * (K + 1));
     HECATE_CARVE(arena, float, s, MOMENTUM * R * (K + 1) + 1);
-    HECATE_CARVE(arena, E, m_copy, R * ld_k);
-    HECATE_CARVE(arena, E, s_copy, MOMENTUM * R * ld_k + 1);
+    HECATE_CARVE(arena, E, m_narrow, narrow * R * ld_k + 1);
+    HECATE_CARVE(arena, E, s_narrow, narrow * MOMENTUM * R * ld_k + 1);
     CARVE_COEFFICIENTS(arena, c);
+    E* const m_copy = operand(m, m_narrow);
+    E* const s_copy = operand(s, s_narrow);
 
     const int row0 = blockIdx.x * R, batch = blockIdx.y / heads, head = blockIdx.y % heads;
     const long long text = (long long)blockIdx.y * length, state = (long long)blockIdx.y * HEAD_V * HEAD_K;
@@ -58,8 +64,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (int i = threadIdx.x; i < R * K; i += THREADS) {
             const int r = i / K, x = i % K;
             const E rounded = from_float<E>(m[r * (K + 1) + x]);
-            m_copy[r * ld_k + x] = rounded;
-            if (MOMENTUM) s_copy[r * ld_k + x] = from_float<E>(s[r * (K + 1) + x]);
+            if (narrow) m_copy[r * ld_k + x] = rounded;
+            if (narrow && MOMENTUM) s_copy[r * ld_k + x] = from_float<E>(s[r * (K + 1) + x]);
             if (SAVE && row0 + r < HEAD_V && x < HEAD_K) {
                 const long long chunk = (long long)blockIdx.y * chunks + n;
                 const long long at = (chunk * (1 + MOMENTUM) * HEAD_V + row0 + r) * HEAD_K + x;
@@ -140,3 +146,4 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (MOMENTUM) surprise_end[at] = s[r * (K + 1) + x];
     }
 }
+#endif

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hecate_core.api import AffineTokens, InputError
-from hecate_kernels.affine_layout import CHUNK, THREADS, rows_per_block, shared_bytes
+from hecate_kernels.affine_layout import THREADS, Layout, fitting, shared_bytes
 from hecate_kernels.affine_trials import trials
 from hecate_kernels.launch import launcher
 from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
@@ -27,7 +27,7 @@ KERNELS = KernelPair(
     forward="affine_forward",
     backward="affine_backward",
     head_sizes=(1, 256),
-    chunk=CHUNK,
+    chunk=32,
     budgets={name: Budget(registers=255, shared_bytes=0) for name in ("affine_forward", "affine_backward")},
 )
 
@@ -41,41 +41,46 @@ class _Shape(NamedTuple):
     has_erase: bool
     has_momentum: bool
     has_inject: bool
+    layout: Layout
 
     @classmethod
-    def of(cls, tokens: AffineTokens) -> "_Shape":
+    def of(cls, tokens: AffineTokens, limit: int) -> "_Shape":
+        """The shape of a call where a block has `limit` bytes of shared memory."""
         switches = (tokens.erase is not None, tokens.momentum is not None, tokens.inject is not None)
-        return cls(tokens.k.shape[-1], tokens.v.shape[-1], tokens.v.dtype, *switches)
+        return cls.fitting((tokens.k.shape[-1], tokens.v.shape[-1]), tokens.v.dtype, switches, limit)
 
-    @property
-    def rows(self) -> int:
-        """Rows of the memory per block."""
-        return rows_per_block(self.key_width, self.value_width, self.element, self.has_momentum)
+    @classmethod
+    def fitting(
+        cls, widths: tuple[int, int], element: torch.dtype, switches: tuple[bool, bool, bool], limit: int
+    ) -> "_Shape":
+        """As much at once as fits into `limit` bytes; switches are erase, momentum, inject."""
+        return cls(*widths, element, *switches, fitting(*widths, element, switches[1], limit))
 
     @property
     def groups(self) -> int:
         """Blocks per head."""
-        return -(-self.value_width // self.rows)
+        return -(-self.value_width // self.layout.rows)
 
     def kernel(self, symbol: str, source: Path, save: bool = True) -> Kernel:
         """The entry point specialised for this shape."""
         given = constants(
             HEAD_K=self.key_width,
             HEAD_V=self.value_width,
-            CHUNK=CHUNK,
-            ROWS=self.rows,
+            CHUNK=self.layout.chunk,
+            ROWS=self.layout.rows,
             THREADS=THREADS,
             ELEMENT=_ELEMENTS[self.element],
             MOMENTUM=int(self.has_momentum),
             ERASE=int(self.has_erase),
             INJECT=int(self.has_inject),
             SAVE=int(save),
+            FORWARD=int(symbol == KERNELS.forward),
         )
         return Kernel(source, symbol, given)
 
     def shared_bytes(self, backward: bool) -> int:
         """Dynamic shared memory of one block."""
-        return shared_bytes(self.key_width, self.rows, self.element, self.has_momentum, backward)
+        return shared_bytes(self.key_width, self.layout, self.element, self.has_momentum, backward)
 
 
 class AffineKernels:
@@ -93,9 +98,9 @@ class AffineKernels:
         self, tokens: AffineTokens, memory: Tensor, surprise: Tensor | None, chunk: int
     ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
         """See `hecate_core.api.AffinePair`; `chunk` is the reference's affair, the result is exact anyway."""
-        tokens, shape = _accepted(tokens)
+        tokens, shape = _accepted(tokens, self._where)
         batch, heads, length, _ = tokens.k.shape
-        chunks = -(-length // CHUNK)
+        chunks = -(-length // shape.layout.chunk)
         parts = 1 + shape.has_momentum
         y = tokens.v.new_empty(batch, heads, length, shape.value_width)
         starts = tokens.v.new_empty(batch, heads, chunks, parts, shape.value_width, shape.key_width)
@@ -135,7 +140,7 @@ class AffineKernels:
         d_ends: tuple[Tensor, Tensor | None],
     ) -> tuple[AffineTokens, Tensor, Tensor | None]:
         """See `hecate_core.api.AffinePair`."""
-        tokens, shape = _accepted(tokens)
+        tokens, shape = _accepted(tokens, self._where)
         batch, heads, length, _ = tokens.k.shape
         d_out = _unit_stride(d_out.to(tokens.v.dtype))
         d_memory_end, d_surprise_end = d_ends
@@ -172,14 +177,18 @@ class AffineKernels:
         ]
         return AffineTokens._make(grads), d_memory, None if d_surprise_end is None else d_surprise
 
-    def specialisations(self) -> Iterable[Kernel]:
-        """Head sizes, dtypes and switches as rules use them."""
-        for width in (16, 64, 100, 128, 256):
-            for element in _ELEMENTS:
-                for erase, momentum, inject in ((True, False, False), (True, True, True), (False, False, False)):
-                    shape = _Shape(width, width, element, erase, momentum, inject)
-                    for symbol in KERNELS.symbols:
-                        yield shape.kernel(symbol, self._source)
+    def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
+        """Everything switched on at all head sizes; the simpler rules at one."""
+        everything, delta, hebbian = (True, True, True), (True, False, False), (False, False, False)
+        cases = [(width, everything) for width in (16, 64, 100, 128, 256)] + [(64, delta), (64, hebbian)]
+        for element in _ELEMENTS:
+            for width, switches in cases:
+                try:
+                    shape = _Shape.fitting((width, width), element, switches, shared_limit)
+                except InputError:
+                    continue  # said at the call, with what would fit
+                for symbol in KERNELS.symbols:
+                    yield shape.kernel(symbol, self._source)
 
     def trials(self, thorough: bool) -> Iterable[Trial]:
         """See `hecate_kernels.affine_trials`."""
@@ -200,7 +209,7 @@ class AffineOnGpu(AffineKernels):
         super().__init__("nvrtc")
 
 
-def _accepted(tokens: AffineTokens) -> tuple[AffineTokens, _Shape]:
+def _accepted(tokens: AffineTokens, where: Launcher) -> tuple[AffineTokens, _Shape]:
     """Tokens as the kernels read them; InputError with the limits for what they cannot take."""
     if tokens.v.dtype not in _ELEMENTS or not tokens.q.dtype == tokens.k.dtype == tokens.v.dtype:
         given = ", ".join(str(one.dtype).removeprefix("torch.") for one in tokens[:3])
@@ -215,7 +224,7 @@ def _accepted(tokens: AffineTokens) -> tuple[AffineTokens, _Shape]:
     flat = [_unit_stride(one) for one in tokens[:3]]
     rest = [None if one is None else one.float().contiguous() for one in tokens[3:]]
     accepted = AffineTokens(*flat, *rest)
-    return accepted, _Shape.of(accepted)
+    return accepted, _Shape.of(accepted, where.shared_limit(accepted.v))
 
 
 def _unit_stride(one: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ __device__ __forceinline__ void adjoint_of_reach(const Coefficients& c, const Re
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     affine_backward(const E* q, const E* k, const E* v, const E* d_out, long long q_batch, long long q_head,
                     long long q_token, long long k_batch, long long k_head, long long k_token, long long v_batch,
                     long long v_head, long long v_token, long long o_batch, long long o_head, long long o_token,
@@ -71,8 +71,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     HECATE_CARVE(arena, E, s, MOMENTUM * R * ld_k + 1);
     HECATE_CARVE(arena, float, dm, R * (K + 1));
     HECATE_CARVE(arena, float, ds, MOMENTUM * R * (K + 1) + 1);
-    HECATE_CARVE(arena, E, dm_copy, R * ld_k);
-    HECATE_CARVE(arena, E, ds_copy, MOMENTUM * R * ld_k + 1);
+    HECATE_CARVE(arena, E, dm_narrow, narrow * R * ld_k + 1);
+    HECATE_CARVE(arena, E, ds_narrow, narrow * MOMENTUM * R * ld_k + 1);
+    E* const dm_copy = operand(dm, dm_narrow);
+    E* const ds_copy = operand(ds, ds_narrow);
     HECATE_CARVE(arena, E, u, C * ld_r);
     HECATE_CARVE(arena, E, dy, C * ld_r);
     HECATE_CARVE(arena, E, du, C * ld_r);   // adjoint of u; after the solve it is d_right
@@ -91,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     HECATE_CARVE(arena, float, qk, C * ld_c);  // later: by inject
     HECATE_CARVE(arena, float, lower, C * ld_c);  // later: adjoint of reach; by keep
     HECATE_CARVE(arena, float, inverse, C * ld_c);  // later: adjoint of lower times kk
-    HECATE_CARVE(arena, E, inverse_copy, C * ld_e);
+    HECATE_CARVE(arena, E, inverse_copy, narrow * C * ld_e + 1);
     HECATE_CARVE(arena, E, inside, C * ld_e);  // later: adjoint of q k^T
     HECATE_CARVE(arena, E, d_kk, C * ld_e);
     HECATE_CARVE(arena, float, scratch, C * C / 4);
@@ -137,10 +139,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             const long long chunk = (long long)blockIdx.y * chunks + n;
             const long long at = (chunk * (1 + MOMENTUM) * HEAD_V + row0 + r) * HEAD_K + x;
             m[r * ld_k + x] = there ? starts[at] : from_float<E>(0.0f);
-            dm_copy[r * ld_k + x] = from_float<E>(dm[r * (K + 1) + x]);
+            if (narrow) dm_copy[r * ld_k + x] = from_float<E>(dm[r * (K + 1) + x]);
             if (MOMENTUM) {
                 s[r * ld_k + x] = there ? starts[at + HEAD_V * HEAD_K] : from_float<E>(0.0f);
-                ds_copy[r * ld_k + x] = from_float<E>(ds[r * (K + 1) + x]);
+                if (narrow) ds_copy[r * ld_k + x] = from_float<E>(ds[r * (K + 1) + x]);
             }
         }
         __syncthreads();
@@ -303,6 +305,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             if (first + t < length && row0 + r < HEAD_V)
                 dv[(text + first + t) * HEAD_V + row0 + r] = from_float<E>(c.write[t] * to_float(d_right[t * ld_r + r]));
         }
+        if (!narrow) __syncthreads();  // dm and ds themselves were multiplied with
         // The momentum's adjoint first: it wants the memory's from the end of the chunk.
         if (MOMENTUM)
             compute<E, R, K>(

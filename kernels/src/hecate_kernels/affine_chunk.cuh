@@ -17,6 +17,8 @@ constexpr int pad = row_padding<E>;
 constexpr int ld_k = K + pad, ld_r = R + pad, ld_e = C + pad;  // rows of operands
 constexpr int ld_c = C + 1;                                     // rows of fp32 C x C matrices
 
+constexpr bool narrow = sizeof(E) < 4;  // then what is kept in fp32 needs a copy to multiply with
+
 static_assert(C % 16 == 0 && R % 16 == 0 && C < THREADS, "CHUNK and ROWS are multiples of 16");
 
 // Coefficients of one chunk; tokens beyond the text are neutral.
@@ -88,7 +90,11 @@ __device__ __forceinline__ void find_reach(const Coefficients& c, float* reach, 
     }
 }
 
-// An operand copy of a C x C matrix of fp32; for fp32 operands the matrix itself.
+// What to multiply with instead of fp32 rows: their copy, or the rows themselves.
+__device__ __forceinline__ bf16* operand(float*, bf16* copy) { return copy; }
+__device__ __forceinline__ float* operand(float* kept, float*) { return kept; }
+
+// The same for a C x C matrix; makes the copy.
 __device__ __forceinline__ const float* as_operand(const float* matrix, float*) { return matrix; }
 __device__ __forceinline__ const bf16* as_operand(const float* matrix, bf16* copy) {
     for (int i = threadIdx.x; i < C * C; i += THREADS) copy[i / C * ld_e + i % C] = from_float<bf16>(matrix[i / C * ld_c + i % C]);

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import attrs
 import torch
@@ -43,9 +44,9 @@ def trials(pair: Callable[[Launcher], AffinePair], thorough: bool) -> Iterable[T
         yield Trial(
             case.name,
             str(case.dtype).removeprefix("torch."),
-            run=lambda where, flat=flat, d_out=d_out: _run(pair(where), flat, d_out),
-            truth=lambda flat=flat, d_out=d_out: _truth([_cast(one, torch.float64) for one in flat], d_out.double()),
-            single=lambda flat=flat, d_out=d_out: _truth([_cast(one, torch.float32) for one in flat], d_out.float()),
+            run=partial(_run, pair, flat, d_out),
+            truth=partial(_truth, flat, d_out, torch.float64),
+            single=partial(_truth, flat, d_out, torch.float32),
             quick=case.length <= 64 and case.width <= 64,
         )
 
@@ -102,7 +103,10 @@ def _inputs(case: _Case) -> tuple[list[Tensor | None], Tensor]:
     return [*tokens, *coefficients, memory, surprise if momentum else None], laid(normal(*size).to(case.dtype))
 
 
-def _run(pair: AffinePair, flat: list[Tensor | None], d_out: Tensor) -> Outputs:
+def _run(
+    pair_on: Callable[[Launcher], AffinePair], flat: list[Tensor | None], d_out: Tensor, where: Launcher
+) -> Outputs:
+    pair = pair_on(where)
     tokens, memory, surprise = AffineTokens._make(flat[:8]), flat[8], flat[9]
     assert memory is not None
     y, end, surprise_end, saved = pair.forward(tokens, memory, surprise, CHUNK)
@@ -113,11 +117,11 @@ def _run(pair: AffinePair, flat: list[Tensor | None], d_out: Tensor) -> Outputs:
     return {name: one for name, one in found.items() if one is not None}
 
 
-def _truth(flat: list[Tensor | None], d_out: Tensor) -> Outputs:
-    held = [None if one is None else one.detach().requires_grad_() for one in flat]
+def _truth(flat: list[Tensor | None], d_out: Tensor, dtype: torch.dtype) -> Outputs:
+    held = [None if one is None else one.detach().to(dtype, copy=True).requires_grad_() for one in flat]
     q, k, v, keep, erase, write, momentum, inject, memory, surprise = held
-    assert q is not None and k is not None and v is not None and keep is not None and write is not None
-    assert memory is not None
+    if q is None or k is None or v is None or keep is None or write is None or memory is None:
+        raise ValueError("only erase, momentum, inject and surprise may be left out")
     m, s, reads = memory, surprise, []
     for t in range(q.shape[2]):
         u = write[:, :, t, None] * v[:, :, t]
@@ -131,18 +135,14 @@ def _truth(flat: list[Tensor | None], d_out: Tensor) -> Outputs:
     y = torch.stack(reads, 2)
     outputs = [y, m] if s is None else [y, m, s]
     ends = [one for one in _end_gradients(memory, surprise) if one is not None]
-    torch.autograd.backward(outputs, [d_out, *(one.to(y.dtype) for one in ends)])
+    torch.autograd.backward(outputs, [one.to(dtype) for one in (d_out, *ends)])
     names = (*AffineTokens._fields, "memory", "surprise")
-    grads = {f"d_{name}": one.grad for name, one in zip(names, held, strict=True) if one is not None}
-    found = {"y": y.detach(), "memory": m.detach(), **grads}
-    return {**found, "surprise": s.detach()} if s is not None else found
+    found = {f"d_{name}": one.grad for name, one in zip(names, held, strict=True) if one is not None}
+    found |= {"y": y.detach(), "memory": m.detach(), "surprise": None if s is None else s.detach()}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def _end_gradients(memory: Tensor, surprise: Tensor | None) -> tuple[Tensor, Tensor | None]:
     generator = torch.Generator().manual_seed(99)
     first = torch.randn(memory.shape, generator=generator)
     return first, None if surprise is None else torch.randn(memory.shape, generator=generator)
-
-
-def _cast(one: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if one is None else one.to(dtype)

@@ -17,7 +17,7 @@ from hecate_kernels.compare import Difference, differences
 from hecate_kernels.failure import BackendMissingError, KernelError, compiler_line
 from hecate_kernels.host import SCHEDULES, ProgramLauncher
 from hecate_kernels.nvrtc import ARCHITECTURES, as_job, require_compiler
-from hecate_kernels.pair import Budget, CheckedPair, Kernel
+from hecate_kernels.pair import SHARED_LIMITS, Budget, CheckedPair, Kernel
 
 CHECKS = ("numbers", "address", "race", "compile")
 SANITIZER_SCHEDULES = {"address": ("ascending",), "thread": ("ascending",)}
@@ -54,12 +54,10 @@ def check_pair(name: str, pair: CheckedPair, thorough: bool = False, checks: Seq
             yield Line(name, check, False, str(error))
 
 
-def compile_report(
-    kernels: Iterable[Kernel], archs: Iterable[str] = ARCHITECTURES
-) -> Iterator[tuple[Kernel, str, Any]]:
+def compile_report(pair: CheckedPair, archs: Iterable[str] = ARCHITECTURES) -> Iterator[tuple[Kernel, str, Any]]:
     """Compiles in a child, without a GPU; yields kernel, architecture and `nvrtc_worker.Compiled`."""
     require_compiler()
-    asked = [(kernel, arch) for kernel in kernels for arch in archs]
+    asked = [(kernel, arch) for arch in archs for kernel in pair.specialisations(SHARED_LIMITS[arch])]
     with tempfile.TemporaryDirectory(prefix="hecate-nvrtc-") as folder:
         jobs, results = Path(folder) / "jobs", Path(folder) / "results"
         jobs.write_text(json.dumps([attrs_of(as_job(kernel, arch)) for kernel, arch in asked]))
@@ -126,7 +124,7 @@ def _sanitized(pair: CheckedPair, flavour: str) -> str:
 def _compiles(pair: CheckedPair) -> str:
     most = 0
     count = 0
-    for kernel, arch, compiled in compile_report(pair.specialisations()):
+    for kernel, arch, compiled in compile_report(pair):
         if compiled.failed:
             raise KernelError(compiler_line(compiled.log, kernel.source, f"nvrtc, {arch}"))
         budget = pair.kernels.budgets.get(kernel.symbol, Budget())

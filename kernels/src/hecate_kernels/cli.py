@@ -97,7 +97,7 @@ def _compile(what: list[str], arch: str) -> int:
     good = True
     print(f"{'kernel':<44} {'arch':<8} registers  spills  shared  budget")
     for name, pair in find_pairs(what).items():
-        for kernel, one, compiled in compile_report(pair.specialisations(), archs):
+        for kernel, one, compiled in compile_report(pair, archs):
             shown = f"{name}:{kernel.symbol} " + " ".join(f"{key}={value}" for key, value in kernel.constants)
             if compiled.failed:
                 print(f"{shown:<44} {one:<8} {compiler_line(compiled.log, kernel.source, 'nvrtc')}")

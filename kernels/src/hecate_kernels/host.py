@@ -14,11 +14,13 @@ from torch import Tensor
 from hecate_kernels import child
 from hecate_kernels.cpu_build import build
 from hecate_kernels.failure import KernelError, sanitizer_line
-from hecate_kernels.pair import Argument, InOut, Kernel, Out
+from hecate_kernels.pair import SHARED_LIMITS, Argument, InOut, Kernel, Out
 from hecate_kernels.storage import poison, scalar_bytes, span
 
 SCHEDULES = ("ascending", "descending", "random-1", "random-2", "greedy-up", "greedy-random")
 """Orders in which runnable threads go on; greedy ones let a warp run to its next barrier first."""
+
+SHARED_LIMIT = max(SHARED_LIMITS.values())
 
 Dim3 = tuple[int, int, int]
 
@@ -30,6 +32,10 @@ class HostLauncher:
 
     def __init__(self, schedule: str = "ascending") -> None:
         self._schedule = SCHEDULES.index(schedule)
+
+    def shared_limit(self, like: Tensor) -> int:
+        """As much as the newest cards."""
+        return SHARED_LIMIT
 
     def launch(
         self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: Sequence[Argument], shared_bytes: int = 0
@@ -60,6 +66,10 @@ class ProgramLauncher:
         self._flavour = flavour
         self._schedules = [SCHEDULES.index(name) for name in schedules]
         self._limits = limits or child.Limits(memory_mib=4096 if flavour == "plain" else None)
+
+    def shared_limit(self, like: Tensor) -> int:
+        """As much as the newest cards."""
+        return SHARED_LIMIT
 
     def launch(
         self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: Sequence[Argument], shared_bytes: int = 0

@@ -19,10 +19,10 @@ from torch import Tensor
 from hecate_kernels.failure import BackendMissingError, KernelError, compiler_line
 from hecate_kernels.flatten import flatten
 from hecate_kernels.nvrtc_worker import Job, compile_cubin, options
-from hecate_kernels.pair import Argument, InOut, Kernel, Out
+from hecate_kernels.pair import SHARED_LIMITS, Argument, InOut, Kernel, Out
 from hecate_kernels.storage import scalar_bytes
 
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120")
+ARCHITECTURES = tuple(SHARED_LIMITS)
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
 
 Dim3 = tuple[int, int, int]
@@ -34,6 +34,10 @@ class Driver(Protocol):
 
     def arch(self, device: int) -> str:
         """The architecture of a device, such as `sm_90a`."""
+        ...
+
+    def shared_limit(self, device: int) -> int:
+        """Most bytes of shared memory of one block."""
         ...
 
     def load(self, cubin: bytes, symbol: str, device: int) -> Any:
@@ -60,18 +64,25 @@ class NvrtcLauncher:
         self._driver = driver
         self._cache = cache
         self._kernels: dict[tuple[Kernel, int], tuple[Any, int, int]] = {}
+        self._shared: dict[int, int] = {}
+
+    def shared_limit(self, like: Tensor) -> int:
+        """What the tensor's card gives one block."""
+        device = _common_device([like], None)
+        if device not in self._shared:
+            self._shared[device] = self._open().shared_limit(device)
+        return self._shared[device]
 
     def prepare(self, kernel: Kernel, device: int) -> tuple[Any, int, int]:
         """Compile and load a kernel, so that a later launch allocates nothing (CUDA graphs)."""
         key = (kernel, device)
         if key not in self._kernels:
-            if self._driver is None:
-                self._driver = open_driver()
+            driver = self._open()
             if self._cache is None:
                 self._cache = ProgramCache()
-            cubin = self._cache.cubin(kernel, self._driver.arch(device))
-            loaded = self._driver.load(cubin, kernel.symbol, device)
-            self._kernels[key] = (loaded, *self._driver.limits(loaded, device))
+            cubin = self._cache.cubin(kernel, driver.arch(device))
+            loaded = driver.load(cubin, kernel.symbol, device)
+            self._kernels[key] = (loaded, *driver.limits(loaded, device))
         return self._kernels[key]
 
     def launch(
@@ -86,8 +97,12 @@ class NvrtcLauncher:
         device = _common_device(tensors, kernel)
         loaded, most_threads, most_shared = self.prepare(kernel, device)
         _check_limits(kernel, grid, block, shared_bytes, (most_threads, most_shared))
-        assert self._driver is not None
-        self._driver.launch(loaded, grid, block, shared_bytes, [_value(one) for one in arguments], device)
+        self._open().launch(loaded, grid, block, shared_bytes, [_value(one) for one in arguments], device)
+
+    def _open(self) -> Driver:
+        if self._driver is None:
+            self._driver = open_driver()
+        return self._driver
 
 
 class ProgramCache:
@@ -178,15 +193,17 @@ class CudaDriver:
         Device(device).set_current()
         return ObjectCode.from_cubin(cubin, name=symbol).get_kernel(symbol)
 
+    def shared_limit(self, device: int) -> int:
+        """See `Driver.shared_limit`: with the opt-in above 48 KiB."""
+        found: Any = torch.cuda.get_device_properties(device)
+        return int(found.shared_memory_per_block_optin)
+
     def limits(self, kernel: Any, device: int) -> tuple[int, int]:
         """See `Driver.limits`; also lets the kernel use all of the shared memory that it may."""
         from cuda.bindings import driver
 
-        opt_in = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-        status, most = driver.cuDeviceGetAttribute(opt_in, device)
-        _check(status)
         view = kernel.attributes[device]
-        dynamic = int(most) - int(view.shared_size_bytes)
+        dynamic = self.shared_limit(device) - int(view.shared_size_bytes)
         name = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         (status,) = driver.cuKernelSetAttribute(name, dynamic, driver.CUkernel(int(kernel.handle)), device)
         _check(status)
@@ -218,11 +235,13 @@ def _check(status: Any) -> None:
         raise KernelError(f"CUDA driver: {status.name}")
 
 
-def _common_device(tensors: Sequence[Tensor], kernel: Kernel) -> int:
+def _common_device(tensors: Sequence[Tensor], kernel: Kernel | None) -> int:
     devices = {tensor.device for tensor in tensors}
     if len(devices) != 1 or next(iter(devices)).type != "cuda":
         names = ", ".join(sorted(map(str, devices))) or "no tensor"
-        raise KernelError(f'{kernel.symbol}: arguments are on {names}; backend "nvrtc" wants one CUDA device')
+        raise KernelError(
+            f'{kernel.symbol if kernel else "kernels"}: arguments are on {names}; backend "nvrtc" wants one CUDA device'
+        )
     index = next(iter(devices)).index
     return int(torch.cuda.current_device() if index is None else index)
 

@@ -40,7 +40,13 @@ def options(job: Job, report: bool = False) -> "object":
     macros = [(name, str(value)) for name, value in job.constants]
     extra = {"ptxas_options": ["-v"]} if report else {}
     return ProgramOptions(
-        name="kernel", arch=job.arch, std="c++17", lineinfo=True, define_macro=macros or None, **extra
+        name="kernel",
+        arch=job.arch,
+        std="c++17",
+        lineinfo=True,
+        device_as_default_execution_space=True,  # lambdas inside a kernel are device code
+        define_macro=macros or None,
+        **extra,
     )
 
 

@@ -13,6 +13,15 @@ from typing import Any, Protocol
 import attrs
 from torch import Tensor
 
+SHARED_LIMITS = {  # bytes of shared memory that one block may ask for
+    "sm_80": 163 * 1024,
+    "sm_86": 99 * 1024,
+    "sm_89": 99 * 1024,
+    "sm_90a": 227 * 1024,
+    "sm_100": 227 * 1024,
+    "sm_120": 99 * 1024,
+}
+
 Constants = tuple[tuple[str, int | str], ...]
 """Compile-time constants of a kernel, as `-D NAME=VALUE`, sorted by name."""
 
@@ -53,6 +62,10 @@ class Launcher(Protocol):
     """One place where kernels run."""
 
     name: str
+
+    def shared_limit(self, like: Tensor) -> int:
+        """Bytes of shared memory that a block may have where this tensor lives."""
+        ...
 
     def launch(
         self,
@@ -135,8 +148,8 @@ class CheckedPair(Protocol):
 
     kernels: KernelPair
 
-    def specialisations(self) -> Iterable[Kernel]:
-        """Every specialisation that has to compile, over sizes, dtypes and switches."""
+    def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
+        """Every specialisation that has to compile for a card with that much shared memory per block."""
         ...
 
     def trials(self, thorough: bool) -> Iterable[Trial]:
