@@ -19,8 +19,9 @@ ROTARY_BASE = 10_000.0
 class SlidingWindowAttention(nn.Module):
     """Token i attends to tokens j with i - window < j <= i and to `persistent` learned tokens.
 
-    Persistent tokens pass the key and value projections, carry no position and do not advance it. Rotary positions
-    count from the start of the context. Source: [2501.00663] Sec. 3.3 and Fig. 3b.
+    Heads come back side by side; the output projection is the mixer's. Persistent tokens pass the key and value
+    projections, carry no position and do not advance it. Rotary positions count from the start of the context.
+    Source: [2501.00663] Sec. 3.3 and Fig. 3b.
     """
 
     def __init__(self, width: int, heads: int, *, window: int = 64, persistent: int = 0, rotary: bool = True) -> None:
@@ -32,13 +33,12 @@ class SlidingWindowAttention(nn.Module):
             )
         self._heads, self._window, self._rotary = heads, window, rotary
         self.project = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
         self.persistent = nn.Parameter(torch.randn(persistent, width) * 0.02) if persistent else None
 
     def init_state(self, batch: int, dtype: torch.dtype | None = None, device: torch.device | None = None) -> State:
         """Empty tails, `[B, H, window - 1, D / H]` each; their length is fixed, position says how much is real."""
-        weight = self.out.weight
-        shape = (batch, self._heads, self._window - 1, weight.shape[0] // self._heads)
+        weight = self.project.weight
+        shape = (batch, self._heads, self._window - 1, weight.shape[1] // self._heads)
         past_k, past_v = (weight.new_zeros(shape, dtype=dtype, device=device).detach() for _ in range(2))
         return State(past_k=past_k, past_v=past_v)
 
@@ -59,8 +59,7 @@ class SlidingWindowAttention(nn.Module):
             past_v=_tail(values, count, state.past_v.dtype),
             position=state.position + count,
         )
-        y: Tensor = self.out(seen.transpose(1, 2).flatten(2))
-        return y, after
+        return seen.transpose(1, 2).flatten(2), after
 
     def _per_head(self, x: Tensor) -> Float[Tensor, "B H T W"]:
         heads: Tensor = x.unflatten(-1, (self._heads, -1)).transpose(1, 2)

@@ -83,19 +83,27 @@ class Build:
         """Loss in nats per token and its gradients; the carried memory moves on, cut from this graph."""
         ids, targets = chunk.input.to(self.device), chunk.target.to(self.device)
         parameters = self.optimizer.parameters
-        if not self.config.run.wall:
-            with self._autocast():
-                logits, after = self.model(ids, self.state)
-                loss = next_token_loss(logits, targets)
-            found = torch.autograd.grad(loss, list(parameters.values()))
-            grads = dict(zip(parameters, found, strict=True))
+        if self._opens_context():
+            self.state = self.model.init_state(ids.shape[0])
+        idle = self.model.unreached(self.state.position, ids.shape[1])
+        tape = Tape() if self.config.run.wall else None
+        with tape or nullcontext(), self._autocast():
+            logits, after = self.model(ids, self.state)
+            loss = next_token_loss(logits, targets)
+        if tape is not None:
+            found = tape.grad(loss, parameters, unused=idle & set(parameters))
         else:
-            with Tape() as tape, self._autocast():
-                logits, after = self.model(ids, self.state)
-                loss = next_token_loss(logits, targets)
-            grads = tape.grad(loss, parameters)  # type: ignore[assignment]
+            grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            found = dict(zip(parameters, grads, strict=True))
         self.state = after.map(cut)
-        return float(loss.detach()), grads
+        return float(loss.detach()), {
+            name: torch.zeros_like(parameters[name]) if grad is None else grad for name, grad in found.items()
+        }
+
+    def _opens_context(self) -> bool:
+        """Whether the next chunk begins with a fresh state: `data.context` tokens have gone by."""
+        context = self.config.data.context
+        return context is not None and self.state.position >= context
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.config.run.autocast is None:

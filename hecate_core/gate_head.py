@@ -27,13 +27,14 @@ class GateHead(nn.Module):
             name: widths["H"] * (1 if gate.width is None else widths[gate.width]) for name, gate in gates.items()
         }
         total = sum(self._sizes.values())
-        self.weight = nn.Parameter(torch.empty(total, width))
-        self.bias = nn.Parameter(torch.empty(total))
+        # A rule without gates has no head: an empty parameter would never be reached by a gradient.
+        self.weight = nn.Parameter(torch.empty(total, width)) if total else None
+        self.bias = nn.Parameter(torch.empty(total)) if total else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Biases at every gate's declared start, weights as nn.Linear draws them."""
-        if not self._sizes:
+        if self.weight is None or self.bias is None:
             return
         bound = self.weight.shape[1] ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
@@ -44,7 +45,7 @@ class GateHead(nn.Module):
     @autodiff
     def forward(self, x: Float[Tensor, "B T D"]) -> Tokens:
         """Every gate as used, inside its declared range for any finite x; NaN stays NaN."""
-        if not self._sizes:
+        if self.weight is None or self.bias is None:
             return Tokens()
         wide = torch.promote_types(torch.promote_types(x.dtype, self.weight.dtype), torch.float32)
         with torch.autocast(x.device.type, enabled=False):

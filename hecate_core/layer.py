@@ -12,6 +12,7 @@ from torch import nn
 from hecate_core.differentiation import autodiff
 from hecate_core.front import Front
 from hecate_core.gate_head import GateHead
+from hecate_core.gates import narrowed_gates
 from hecate_core.levels import LevelSpec, due_runs, reset_offsets
 from hecate_core.parameters import RuleParams, widened
 from hecate_core.protocols import MemoryRule, Strategy, Widths
@@ -40,7 +41,7 @@ class LevelMemory(nn.Module):
         self._rule, self._strategy, self._spec, self._grain = rule, strategy, spec, grain
         self.front = front
         self.asking = asking
-        self.gates = GateHead(width, rule.gates, widths)
+        self.gates = GateHead(width, narrowed_gates(rule.gates, spec.gates, f"levels[{index}]"), widths)
         self.params = RuleParams(rule, widths)
 
     def init_state(self, batch: int) -> State:
@@ -48,6 +49,17 @@ class LevelMemory(nn.Module):
         rule = self._strategy.init_state(self._rule, self.params.record(), batch)
         state = State(front=self.front.init_state(batch), rule=rule)
         return state if self.asking is None else state.replace(asking=self.asking.init_state(batch))
+
+    def unreached(self, position: int, count: int) -> set[str]:
+        """Parameters that a call of `count` tokens from `position` may leave without a gradient, by name.
+
+        Gates have nothing to say in a call where the level rests, and its starting memory is reached only from a
+        fresh context: a carried one is cut from it.
+        """
+        names = {f"params.{name}" for name, _ in self.params.named_parameters()} if position else set()
+        if not any(due for _, _, due in due_runs(position, count, self._spec.write_period, self._grain)):
+            names |= {f"gates.{name}" for name, _ in self.gates.named_parameters()}
+        return names
 
     def recall(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Float[Tensor, "B T D"], State]:
         """Read only, through the asking front; the memory stays as it is."""

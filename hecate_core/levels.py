@@ -42,7 +42,8 @@ class LevelSpec:
     * `update_period` - in optimizer steps, >= 1; 1 is ordinary training;
     * `reset_period`  - in grains of tokens, >= 0; 0 never resets;
     * `reduce`        - what happens to the gradients of resting steps: "sum" or "mean";
-    * `lr_scale`      - factor on the learning rate of the level's own parameters, >= 0.
+    * `lr_scale`      - factor on the learning rate of the level's own parameters, >= 0;
+    * `gates`         - per gate what the level narrows: {"write": {"high": 0.4, "init": 0.01}}.
 
     Raises InputError for anything else. Source: Nested Learning, arXiv 2512.24695, Eq. 71-72.
     """
@@ -52,6 +53,7 @@ class LevelSpec:
     reset_period: int = field(default=0, validator=_at_least(0))
     reduce: Reduce = field(default="sum", validator=_known_reduction)
     lr_scale: float = field(default=1.0, validator=_positive)
+    gates: Mapping[str, Mapping[str, float]] = field(factory=dict)
 
 
 def levels_of(spec: object = None) -> tuple[LevelSpec, ...]:

@@ -10,6 +10,7 @@ from torch import nn
 from hecate_core.channel import SwiGLU
 from hecate_core.differentiation import autodiff
 from hecate_core.errors import InputError
+from hecate_core.layer import LevelMemory
 from hecate_core.mixer import Mixer
 from hecate_core.records import State
 from hecate_core.shapes import Bool, Float, Int, Tensor
@@ -99,6 +100,15 @@ class LanguageModel(nn.Module):
         for i, block in enumerate(self.blocks):
             x, after[f"block{i}"] = block(x, state[f"block{i}"], write)
         return self._logits(x), State.of(after).replace(position=state.position + ids.shape[1])
+
+    def unreached(self, position: int, count: int) -> set[str]:
+        """Parameters of resting levels that a call may leave without a gradient: what a Tape is told to expect."""
+        return {
+            f"{path}.{name}"
+            for path, module in self.named_modules()
+            if isinstance(module, LevelMemory)
+            for name in module.unreached(position, count)
+        }
 
     @autodiff
     def _embed(self, ids: Int[Tensor, "B T"]) -> Tensor:

@@ -21,6 +21,7 @@ class Data:
     path: str | None = field(default=None, validator=filled)  # a text file; none: the text in the package
     batch: int = field(default=8, validator=at_least(1))  # rows that stream side by side
     length: int = field(default=256, validator=at_least(1))  # tokens per row and step
+    context: int | None = field(default=None, validator=at_least(1))  # tokens until a fresh state; none: carry on
 
 
 @frozen
