@@ -17,7 +17,6 @@ from rich.console import Console
 from hecate_core.cli import exit_codes, main
 from hecate_core.cli.live import LiveProgress
 from hecate_core.cli.progress import LineProgress, clock
-from hecate_core.config import load_config
 from hecate_core.errors import CheckpointError, DataError, DivergedError, ExitCode, InputError, PluginError
 
 Install = Callable[..., Path]
@@ -213,7 +212,8 @@ def test_a_fault_is_reported_where_no_file_can_be_written(
 def test_a_reader_who_leaves_is_no_error(site: Path, distribution: Install) -> None:
     for index in range(40):
         distribution(f"acme{index}", GOOD.replace("delta9", f"delta{index}" + "x" * 20000))
-    shell = f"PYTHONPATH={site}:$PYTHONPATH {sys.executable} -m hecate_core.cli plugins | head -n 1; echo ${{PIPESTATUS[0]}}"
+    piped = f"{sys.executable} -m hecate_core.cli plugins | head -n 1; echo ${{PIPESTATUS[0]}}"
+    shell = f"export PYTHONPATH={site}:$PYTHONPATH; {piped}"
     done = subprocess.run(["bash", "-c", shell], cwd="/", capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "0"
     assert done.stderr == ""
@@ -357,15 +357,16 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("text", MALFORMED)
-def test_a_malformed_config_ends_a_command_with_one_line(
-    text: str, hecate: Hecate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read(output: object, config: str) -> None:
-        load_config(config)
-
-    monkeypatch.setitem(main.OURS, "read", read)
+def test_a_malformed_config_ends_a_build_with_one_line(text: str, hecate: Hecate, tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text(text)
-    status, out, err = hecate("read", str(path))
+    status, out, err = hecate("build", str(path), "--out", str(tmp_path / "run"))
     assert (status, out) == (ExitCode.WRONG_INPUT, "")
     assert re.fullmatch(rf"{re.escape(str(path))}:\d+: .*; .*\n", err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_documented_commands_are_the_ones_that_exist() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    block = text.split("```")[1]
+    assert list(dict.fromkeys(re.findall(r"^hecate (\w+)", block, re.MULTILINE))) == list(main.OURS)

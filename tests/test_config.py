@@ -106,6 +106,10 @@ def test_a_level_of_the_config_is_a_level_of_the_model() -> None:
         ),
         ("model.memory.levels = []", "c.toml:1: model.memory.levels = []; expected at least one"),
         ("model.memory.levels = 4", "c.toml:1: model.memory.levels = 4; expected a list of tables"),
+        (
+            "[[model.memory.levels]]\n[model.memory.levels.gates]\nwrite.high = 'x'",
+            'c.toml:3: model.memory.levels[0].gates.write.high = "x"; expected a finite number',
+        ),
         ("model.memory.levels = ['x']", 'c.toml:1: model.memory.levels[0] = "x"; expected a table'),
         ("model.memory.conv_streams = ['q', 'q']", "c.toml:1: model.memory.conv_streams = ['q', 'q']; expected each"),
         ("model.memory.conv_streams = ['q',\n 'x']", 'c.toml:2: model.memory.conv_streams[1] = "x"; expected one of'),
