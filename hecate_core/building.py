@@ -17,7 +17,7 @@ from hecate_core.blueprint import compose
 from hecate_core.config import Config, config_digest, config_plain
 from hecate_core.corpus import Corpus, open_corpus
 from hecate_core.differentiation import Tape, cut
-from hecate_core.errors import DivergedError
+from hecate_core.errors import DivergedError, InputError
 from hecate_core.evaluation import bits_per_byte
 from hecate_core.generators import Generators
 from hecate_core.levels import Conductor
@@ -42,7 +42,7 @@ class Build:
         self.corpus = open_corpus(config.data.path) if corpus is None else corpus
         self.generators = Generators(config.seed)
         run, data = config.run, config.data
-        self.device = torch.device(run.device)
+        self.device = _device(run.device)
         self.model: LanguageModel = compose(config).to(self.device, getattr(torch, run.dtype))
         self.stream = ContextStream(
             self.corpus.train, batch=data.batch, chunk_tokens=data.length, documents=self.corpus.documents
@@ -148,6 +148,15 @@ class Build:
         fresh = self.model.init_state(self.config.data.batch)
         self.state = unflat(parts["memory"], meta["positions"]).to(self.device)
         demand_names("memory", fresh.flat(), self.state.flat())
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name, proven to be there by an empty tensor on it."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].split(" device")[0][:80]
+        raise InputError(f'run.device = "{name}"; expected a device that is here, such as "cpu" ({reason})') from None
 
 
 def build(config: Config, folder: RunFolder, *, resume: bool = False, watch: Watcher | None = None) -> Build:
