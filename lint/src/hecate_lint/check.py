@@ -101,7 +101,7 @@ class Checker:
                 continue
             try:
                 for hit in rule.nominate(file):
-                    if _RANK[hit.confidence] <= self.threshold and not is_dead(hit.node):
+                    if _RANK[hit.confidence] <= self.threshold and not is_dead(hit.node, file.names):
                         yield rule, hit
             except (RecursionError, MemoryError):
                 raise

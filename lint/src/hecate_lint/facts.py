@@ -154,7 +154,7 @@ def is_main_guard(node: ast.AST) -> bool:
     return False
 
 
-def is_dead(node: ast.AST) -> bool:
+def is_dead(node: ast.AST, names: Names) -> bool:
     """Whether a node stands where nothing runs: `if False`, `if TYPE_CHECKING`."""
     inside = node
     for at in ancestors(node):
@@ -162,7 +162,7 @@ def is_dead(node: ast.AST) -> bool:
             test = at.test
             if isinstance(test, ast.Constant) and not test.value:
                 return True
-            if dotted_text(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            if (names.resolve(test) or "").endswith("TYPE_CHECKING"):
                 return True
         inside = at
     return False

@@ -57,6 +57,7 @@ class Spot:
     place: Place
     indent: str
     newline: str
+    node_place: Place  # without the parentheses that `place` may take in
 
     def code(self, node: cst.CSTNode) -> str:
         """The code of a node that shall stand here, without its own parentheses."""
@@ -100,15 +101,21 @@ class Tree:
             for found, place in marks.items():
                 if found.__class__.__name__ == kind and place == want:
                     return self._spot(found, place, outer, module)
-        # The two trees count some parentheses differently: accept one that starts or ends where it should.
+        # The two trees count some parentheses differently: accept one that starts or ends where it should, and take
+        # the parentheses of a tuple or generator in, as `ast` does.
+        best: Spot | None = None
         for found, place in marks.items():
-            meets = place[:2] == want[:2] or place[2:] == want[2:] or isinstance(found, cst.GeneratorExp)
+            loose = isinstance(found, (cst.GeneratorExp, cst.Tuple))
+            meets = place[:2] == want[:2] or place[2:] == want[2:] or loose
             if found.__class__.__name__ in kinds and meets and want[:2] <= place[:2] and place[2:] <= want[2:]:
-                return self._spot(found, place, outer, module)
-        return None
+                if best is None or place[:2] <= best.node_place[:2]:
+                    best = self._spot(found, want if loose else place, outer, module, place)
+        return best
 
-    def _spot(self, node: cst.CSTNode, place: Place, outer: ast.AST, module: cst.Module) -> Spot:
-        return Spot(node, place, self._indent(outer), module.default_newline)
+    def _spot(
+        self, node: cst.CSTNode, place: Place, outer: ast.AST, module: cst.Module, own: Place | None = None
+    ) -> Spot:
+        return Spot(node, place, self._indent(outer), module.default_newline, own or place)
 
     def _indent(self, outer: ast.AST) -> str:
         """The white space before the lines of the block that a statement stands in."""
