@@ -43,17 +43,26 @@ class Build:
         self.generators = Generators(config.seed)
         run, data = config.run, config.data
         self.device = _device(run.device)
-        self.model: LanguageModel = compose(config).to(self.device, getattr(torch, run.dtype))
+        with registry().recording() as recording:
+            self.model: LanguageModel = compose(config).to(self.device, getattr(torch, run.dtype))
+            self._choose_optimizer()
+        self.plugins = [used.record() for used in recording.used()]
         self.stream = ContextStream(
             self.corpus.train, batch=data.batch, chunk_tokens=data.length, documents=self.corpus.documents
         )
-        levels = config.model.memory.levels if config.model.memory is not None else None
-        specs = None if levels is None else [asdict(level) for level in levels]
-        self.conductor = Conductor(specs)
-        self.optimizer: LevelOptimizer = registry().create(
-            "optimizer", config.optimizer, named_parameters=self.model, levels=specs, clip=run.clip
-        )
         self.state: State = self.model.init_state(data.batch)
+
+    def _choose_optimizer(self) -> None:
+        memory = self.config.model.memory
+        levels = None if memory is None else [asdict(level) for level in memory.levels]
+        self.conductor = Conductor(levels)
+        self.optimizer: LevelOptimizer = registry().create(
+            "optimizer",
+            self.config.optimizer,
+            named_parameters=self.model,
+            levels=levels,
+            clip=self.config.run.clip,
+        )
 
     @property
     def steps_done(self) -> int:
@@ -133,7 +142,7 @@ class Build:
             "conductor": self.conductor.state_dict(),
             "optimizer": counters,
             "positions": positions_of(self.state),
-            "plugins": [used.record() for used in registry().used()],
+            "plugins": self.plugins,
             "cursor": self.stream.cursor(self.conductor.step).as_dict(),
         }
         return parts, meta

@@ -22,7 +22,6 @@ from hecate_core.config import Config, config_digest, config_json, config_plain,
 from hecate_core.corpus import Corpus
 from hecate_core.errors import CheckpointError, InputError
 from hecate_core.model import LanguageModel
-from hecate_core.registry import registry
 from hecate_core.shapes import Tensor
 
 Record = dict[str, Any]
@@ -34,6 +33,7 @@ class Saved(Protocol):
 
     config: Config
     corpus: Corpus
+    plugins: list[dict[str, str]]
 
     @property
     def steps_done(self) -> int:
@@ -108,7 +108,7 @@ def manifest(made: Saved, facts: Mapping[str, Any]) -> Record:
         "config_digest": config_digest(config),
         "seed": config.seed,
         "data": {"name": made.corpus.name, "sha256": made.corpus.sha256},
-        "plugins": [used.record() for used in registry().used()],
+        "plugins": made.plugins,
         "versions": {
             "hecate-core": hecate_core.__version__,
             "torch": torch.__version__,

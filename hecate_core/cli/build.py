@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from hecate_core.cli.output import Output
+from hecate_core.cli.progress import Progress
 from hecate_core.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def build(
     import torch
 
     from hecate_core import building
-    from hecate_core.registry import install
+    from hecate_core.registry import install, registry
     from hecate_core.run_folder import RunFolder
 
     chosen = _config(config, settings or [], out, resume=resume, replay=replay)
@@ -39,11 +40,16 @@ def build(
     torch.set_num_threads(chosen.run.threads)
     path = out if out is not None else building.new_run_folder(Path("runs"), chosen)
     folder = RunFolder(path, keep=chosen.run.keep, facts=_facts())
-    output.note(f"run {path}")
-    progress = output.progress(chosen.run.steps, interval=chosen.run.log_interval)
+    for complaint in registry().complaints():
+        output.note(complaint)
+    progress: Progress | None = None
     final: dict[str, Any] = {}
 
     def watch(record: dict[str, Any]) -> None:
+        nonlocal progress
+        if progress is None:
+            output.note(f"run {path}")
+            progress = output.progress(chosen.run.steps, interval=chosen.run.log_interval, done=record["step"])
         if record.get("final"):
             final.update(record)
         else:
@@ -55,7 +61,8 @@ def build(
         output.note(f"interrupted; continue with: hecate build --out {path} --resume")
         raise
     finally:
-        progress.close()
+        if progress is not None:
+            progress.close()
     record = {"path": str(path), **final}
     differs = _difference(replay, path) if replay is not None else None
     if replay is not None:
