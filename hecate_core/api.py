@@ -7,6 +7,8 @@ from hecate_core.forms import Affine, Factors, Linearised, Refused
 from hecate_core.gates import MOMENTUM, RETAIN, WRITE, Gate
 from hecate_core.knobs.algorithms import GradientDescent, Momentum
 from hecate_core.knobs.biases import L2, Dot
+from hecate_core.knobs.channel_decay import ColumnDecay, RowDecay
+from hecate_core.knobs.delta_descent import DeltaGradientDescent
 from hecate_core.knobs.matrix import Matrix
 from hecate_core.knobs.mlp import MLP
 from hecate_core.knobs.retentions import NoDecay, ScalarDecay
@@ -44,9 +46,11 @@ __all__ = [
     "Attention",
     "AttentionalBias",
     "Bool",
+    "ColumnDecay",
     "ComposedRule",
     "Composition",
     "CompositionError",
+    "DeltaGradientDescent",
     "Dot",
     "Factors",
     "Float",
@@ -67,6 +71,7 @@ __all__ = [
     "Rates",
     "Refused",
     "Retention",
+    "RowDecay",
     "ScalarDecay",
     "State",
     "Strategy",

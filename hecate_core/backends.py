@@ -4,10 +4,11 @@ from typing import Any
 
 from hecate_core.errors import InputError, nearest
 from hecate_core.ops.affine import REFERENCE as AFFINE
+from hecate_core.ops.affine_column import REFERENCE as AFFINE_COLUMN
 from hecate_core.ops.decayed_linear import REFERENCE as DECAYED_LINEAR
 from hecate_core.registry import registry
 
-REFERENCES: dict[str, Any] = {one.op: one for one in (AFFINE, DECAYED_LINEAR)}
+REFERENCES: dict[str, Any] = {one.op: one for one in (AFFINE, AFFINE_COLUMN, DECAYED_LINEAR)}
 
 
 def pair_for(op: str, backend: str = "auto") -> Any:

@@ -13,7 +13,8 @@ from hecate_core.errors import CompositionError
 from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused
 from hecate_core.gates import Gate, narrowed_gates
 from hecate_core.ops.affine import AffineTokens
-from hecate_core.protocols import Algorithm, AttentionalBias, FormT, Param, Retention, Structure
+from hecate_core.ops.affine_column import ColumnTokens
+from hecate_core.protocols import Algorithm, AttentionalBias, FormT, Param, Rates, Retention, Structure
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Float, Tensor
 from hecate_core.weights import Kept, Shared, Weights
@@ -117,9 +118,10 @@ class ComposedRule:
             (self.bias.affine is not None, "bias: not affine in the prediction"),
             (self.retention.link is None, "retention: a non-linear link stands between memory and weights"),
             (self.retention.project is None, "retention: projects after every token"),
+            (self.retention.axis != "row", "retention: a decay per row would need a solve for every row"),
             (
-                self.retention.axis == "scalar",
-                f"retention: decays per {self.retention.axis}, the op takes one per head",
+                self.retention.axis != "column" or not self.algorithm.has_momentum,
+                "retention and algorithm: no exact op for momentum with a decay per column",
             ),
             (self.algorithm.step_map is None, "algorithm: maps the step"),
         ):
@@ -127,20 +129,36 @@ class ComposedRule:
                 return Refused(reason)
         (layer,) = self.structure.layers
         momentum = f"momentum.{layer}" if self.algorithm.has_momentum else None
+        if self.retention.axis == "column":
+            return Affine(self._column_coefficients, memory=f"memory.{layer}", op="affine_column")
         return Affine(self._coefficients, memory=f"memory.{layer}", momentum=momentum)
 
     def _coefficients(self, params: Params, tokens: Tokens) -> AffineTokens:
-        """u = write (r v - p M k) - erase M k, with M the kept memory where the algorithm says so."""
+        """u = write (r v - p M k) - erase M k, with M the kept memory where the algorithm says so. Spec Eq. 6."""
+        keep, erase, write, rates = self._erase_and_write(tokens)
+        if erase is not None and self.algorithm.at == "kept":
+            erase = keep * erase
+        return AffineTokens(tokens.q, tokens.k, tokens.v, keep, erase, write, rates.momentum, rates.inject)
+
+    def _column_coefficients(self, params: Params, tokens: Tokens) -> ColumnTokens:
+        """The same with one keep and one erase per key channel; without momentum an inject is part of both rates."""
+        keep, erase, write, rates = self._erase_and_write(tokens)
+        if rates.inject is not None:
+            write = rates.inject * write
+            erase = None if erase is None else rates.inject * erase
+        if erase is not None:
+            erase = erase.unsqueeze(-1) * (keep if self.algorithm.at == "kept" else torch.ones_like(keep))
+        return ColumnTokens(tokens.q, tokens.k, tokens.v, keep, erase, write)
+
+    def _erase_and_write(self, tokens: Tokens) -> tuple[Tensor, Tensor | None, Tensor, Rates]:
+        """keep, the erase rate at the memory that the algorithm sees, the write rate, and the rates themselves."""
         assert self.bias.affine is not None
         predicted, target = self.bias.affine
         keep, rates = self.retention.keep(tokens), self.algorithm.rates(tokens)
         erase = rates.erase
         if predicted:
             erase = predicted * rates.write if erase is None else predicted * rates.write + erase
-        if erase is not None and self.algorithm.at == "kept":
-            erase = keep * erase
-        write = rates.write if target == 1.0 else target * rates.write
-        return AffineTokens(tokens.q, tokens.k, tokens.v, keep, erase, write, rates.momentum, rates.inject)
+        return keep, erase, rates.write if target == 1.0 else target * rates.write, rates
 
     def _linearised(self) -> Linearised | Refused:
         if self.retention.axis == "column" and not self.structure.linear:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hecate_core.backends import pair_for
 from hecate_core.composed import ComposedRule
-from hecate_core.config.reference import Reference
+from hecate_core.config.reference import KNOBS, Reference, written_by_knobs
 from hecate_core.errors import CompositionError
 from hecate_core.forms import Refused
 from hecate_core.front import Front
@@ -19,14 +19,14 @@ from hecate_core.protocols import MemoryRule, Strategy, Widths
 from hecate_core.registry import registry
 from hecate_core.widths import full_widths
 
-KNOBS = ("structure", "bias", "retention", "algorithm")
-
 
 def rule_of(reference: Any) -> MemoryRule:
     """A memory rule from an instance, a name, `{name = ..., options}` or `{structure = ..., bias = ..., ...}`."""
     if isinstance(reference, MemoryRule):
         return reference
-    if isinstance(reference, Mapping) and not reference.get("name") and any(knob in reference for knob in KNOBS):
+    if isinstance(reference, Reference) and not reference.name:
+        reference = reference.options
+    if isinstance(reference, Mapping) and written_by_knobs(reference):
         return _from_knobs(reference)
     rule = registry().create("rule", reference)
     if not isinstance(rule, MemoryRule):
@@ -52,24 +52,33 @@ def strategy_of(reference: Any, rule: MemoryRule, *, chunk: int = 64, backend: s
     """
     if callable(reference) and hasattr(reference, "needs"):
         strategy: Strategy = reference
-    else:
-        parsed = Reference.of(reference)
-        factory = registry().component("strategy", parsed.name)
-        taken = inspect.signature(factory).parameters
-        given: dict[str, Any] = {}
-        if "chunk" in taken and "chunk" not in parsed.options:
-            given["chunk"] = chunk
-        if "pair" in taken:
-            given["pair"] = pair_for(factory.op, backend)
-        strategy = registry().create("strategy", parsed, **given)
-    if strategy.needs is not None:
-        form: object = rule.offers(strategy.needs)  # type: ignore[type-var]
-        if isinstance(form, Refused):
-            raise CompositionError(
-                f'rule "{rule.name}" cannot run under strategy "{strategy.name}" ({form.reason}); '
-                'strategy "sequential" is always valid'
-            )
-    return strategy
+        _form_for(strategy, strategy.name, rule)
+        return strategy
+    parsed = Reference.of(reference)
+    factory = registry().component("strategy", parsed.name)
+    form = _form_for(factory, parsed.name, rule)
+    taken = inspect.signature(factory).parameters
+    given: dict[str, Any] = {}
+    if "chunk" in taken and "chunk" not in parsed.options:
+        given["chunk"] = chunk
+    if "pair" in taken:
+        given["pair"] = pair_for(getattr(form, "op", None) or factory.op, backend)
+    made: Strategy = registry().create("strategy", parsed, **given)
+    _form_for(made, parsed.name, rule)  # a factory may say only now what it needs
+    return made
+
+
+def _form_for(strategy: Any, name: str, rule: MemoryRule) -> Any:
+    """The form of the rule that a strategy needs (None where it needs none), or CompositionError with the reason."""
+    if getattr(strategy, "needs", None) is None:
+        return None
+    form: object = rule.offers(strategy.needs)
+    if isinstance(form, Refused):
+        raise CompositionError(
+            f'rule "{rule.name}" cannot run under strategy "{name}" ({form.reason}); '
+            'strategy "sequential" is always valid'
+        )
+    return form
 
 
 def widths_of(width: int, heads: int, more: Mapping[str, int] | None = None) -> Widths:

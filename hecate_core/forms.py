@@ -10,6 +10,7 @@ from typing import NamedTuple
 import attrs
 
 from hecate_core.ops.affine import AffineTokens
+from hecate_core.ops.affine_column import ColumnTokens
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Float, Tensor
 from hecate_core.weights import Weights
@@ -26,13 +27,15 @@ class Refused:
 class Affine:
     """The memory after a token is affine in the memory before it: an exact chunk form exists.
 
-    `coefficients(params, tokens)` gives the recurrence of `hecate_core.ops.affine` from the tokens alone.
-    `memory` and `momentum` name where the two matrices live in the rule's state, by dotted path.
+    `coefficients(params, tokens)` gives the recurrence of the op `op` from the tokens alone: `AffineTokens` for
+    "affine", `ColumnTokens` for "affine_column". `memory` and `momentum` name where the two matrices live in the
+    rule's state, by dotted path.
     """
 
-    coefficients: Callable[[Params, Tokens], AffineTokens]
+    coefficients: Callable[[Params, Tokens], AffineTokens | ColumnTokens]
     memory: str
     momentum: str | None = None
+    op: str = "affine"
 
 
 class Factors(NamedTuple):

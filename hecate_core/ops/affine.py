@@ -54,6 +54,10 @@ class AffineTokens(NamedTuple):
     momentum: Float[Tensor, "B H T"] | None
     inject: Float[Tensor, "B H T"] | None
 
+    def masked(self, due: Float[Tensor, "B 1 T"]) -> "AffineTokens":
+        """Neutral wherever the bool mask `due` is False; see `AffineCoefficients.masked`."""
+        return AffineTokens._make((*self[:3], *AffineCoefficients._make(self[3:]).masked(due)))
+
 
 class AffinePair(Protocol):
     """One implementation of the op: a forward and its analytical backward, on flat tensors.

@@ -1,26 +1,36 @@
 """The exact chunk form of every rule that is affine in its memory."""
 
+from typing import Any
+
 from hecate_core.errors import CompositionError, InputError
 from hecate_core.forms import Affine, Refused
-from hecate_core.ops.affine import REFERENCE, AffineCoefficients, AffinePair, AffineTokens, affine
+from hecate_core.ops.affine import REFERENCE, AffinePair, affine
+from hecate_core.ops.affine_column import REFERENCE as COLUMN_REFERENCE
+from hecate_core.ops.affine_column import ColumnPair, affine_column
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
+
+# The op that a form names, and its implementation where none is given.
+OPS: dict[str, tuple[Any, Any]] = {
+    "affine": (affine, REFERENCE),
+    "affine_column": (affine_column, COLUMN_REFERENCE),
+}
 
 
 class Chunkwise:
     """One triangular solve per chunk instead of a step per token; equal to `sequential` to rounding.
 
-    `chunk` (tokens, >= 1) changes speed and memory, never the result. Source: [2406.06484] Sec. 3; with momentum
-    derived in specs/forms/affine.md.
+    `chunk` (tokens, >= 1) changes speed and memory, never the result. The form says which op serves it; `pair`
+    implements that op (None: plain torch). Source: [2406.06484] Sec. 3; with momentum derived in specs/forms/affine.md,
+    with a decay per column in specs/forms/affine-column.md.
     """
 
     name = "chunkwise"
     needs = Affine
     exact = True
-    op = "affine"
 
-    def __init__(self, *, chunk: int = 64, pair: AffinePair = REFERENCE) -> None:
+    def __init__(self, *, chunk: int = 64, pair: AffinePair | ColumnPair | None = None) -> None:
         if chunk < 1:
             raise InputError(f"chunkwise: chunk = {chunk}; expected an integer >= 1")
         self.chunk = chunk
@@ -42,12 +52,15 @@ class Chunkwise:
         form = rule.offers(Affine)
         if isinstance(form, Refused):
             raise CompositionError(f'rule "{rule.name}" has no exact chunk form ({form.reason}); use "sequential"')
-        inputs = form.coefficients(params, tokens)
+        op, reference = OPS[form.op]
+        pair = reference if self.pair is None else self.pair
+        if pair.op != form.op:
+            raise CompositionError(f'rule "{rule.name}" needs the op "{form.op}"; the pair given is for "{pair.op}"')
+        inputs: Any = form.coefficients(params, tokens)
         if write is not None:
-            masked = AffineCoefficients._make(inputs[3:]).masked(write.unsqueeze(1))
-            inputs = AffineTokens._make((*inputs[:3], *masked))
+            inputs = inputs.masked(write.unsqueeze(1))
         surprise = None if form.momentum is None else state.at(form.momentum)
-        y, memory, surprise = affine(inputs, state.at(form.memory), surprise, self.chunk, self.pair)
+        y, memory, surprise = op(inputs, state.at(form.memory), surprise, self.chunk, pair)
         state = state.put(form.memory, memory)
         if form.momentum is not None:
             state = state.put(form.momentum, surprise)
