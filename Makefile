@@ -11,7 +11,7 @@ PACKAGES := hecate_core $(wildcard */src/hecate_*) $(wildcard plugins/*/src/heca
 export OMP_NUM_THREADS := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup test lint demo bench soak gpu clean
+.PHONY: setup demo test lint bench soak gpu clean
 
 setup: $(READY)
 
@@ -19,13 +19,26 @@ $(READY): pyproject.toml $(wildcard */pyproject.toml) $(wildcard plugins/*/pypro
 	bash tests/setup_venv.sh "$(VENV)" $(MEMBERS) -- $(TOOLS)
 	touch $@
 
-lint: $(READY)
+demo: $(READY)            # build a model and its attention-only twin, compare, show a sample
+	$(PY) -m hecate_core.cli demo
+
+lint: $(READY)            # style, types, floors, and our own linter
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/lint-imports
 
-test: lint
+test: lint                # everything that must hold before a commit
 	$(PY) -m pytest -n 2 --dist worksteal -m "not soak"
+
+soak: $(READY)            # the long products with fixed seeds
+	$(PY) -m pytest -n 2 --dist worksteal -m soak
+
+bench: $(READY)           # timings as ratios against peers; writes benchmarks/results/*.json
+	$(PY) -m benchmarks
+
+gpu: $(READY)             # parity, sanitizer and speed on one NVIDIA card
+	$(PY) -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV)
