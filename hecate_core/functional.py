@@ -8,7 +8,8 @@ import torch
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.errors import InputError
 from hecate_core.input_checks import check_inputs, check_state, known
-from hecate_core.parameters import initial_params, widened
+from hecate_core.parameters import initial_params
+from hecate_core.precision import widened
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor

@@ -8,6 +8,7 @@ from torch import nn
 
 from hecate_core.differentiation import autodiff
 from hecate_core.gates import Gate
+from hecate_core.precision import full_precision
 from hecate_core.protocols import Widths
 from hecate_core.records import Tokens
 from hecate_core.shapes import Float, Tensor
@@ -48,7 +49,7 @@ class GateHead(nn.Module):
         if self.weight is None or self.bias is None:
             return Tokens()
         wide = torch.promote_types(torch.promote_types(x.dtype, self.weight.dtype), torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             raw = F.linear(x.to(wide), self.weight.to(wide), self.bias.to(wide))
         made = {}
         for name, part in zip(self._sizes, raw.split(list(self._sizes.values()), -1), strict=True):

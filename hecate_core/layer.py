@@ -14,7 +14,8 @@ from hecate_core.front import Front
 from hecate_core.gate_head import GateHead
 from hecate_core.gates import narrowed_gates
 from hecate_core.levels import LevelSpec, due_runs, reset_offsets
-from hecate_core.parameters import RuleParams, widened
+from hecate_core.parameters import RuleParams
+from hecate_core.precision import full_precision, widened
 from hecate_core.protocols import MemoryRule, Strategy, Widths
 from hecate_core.records import State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
@@ -69,7 +70,7 @@ class LevelMemory(nn.Module):
 
     @autodiff
     def _read(self, inputs: Tokens, state: State) -> Float[Tensor, "B T D"]:
-        with torch.autocast(inputs.q.device.type, enabled=False):
+        with full_precision(inputs.q.device):
             y = self._rule.read(self.params.record(), state, widened(inputs.q))
         return y.transpose(1, 2).flatten(2).to(inputs.q.dtype)
 
@@ -79,7 +80,7 @@ class LevelMemory(nn.Module):
         """Write where due and allowed, read everywhere; heads are merged in the result."""
         inputs, front = self.front(x, state.front)
         gates = self.gates(x)
-        with torch.autocast(x.device.type, enabled=False):  # the memory has no digits to lose
+        with full_precision(x.device):  # the memory has no digits to lose
             y, rule = self._spread(inputs, gates, state.rule, state.position, write)
         return y, state.replace(front=front, rule=rule, position=state.position + x.shape[1])
 

@@ -18,14 +18,16 @@ from hecate_core.shapes import Bool, Float, Tensor
 class Mixer(nn.Module):
     """A composition, the memory and attention that it wants, and the output projection.
 
-    Raises CompositionError where the composition wants a memory and `memory` is None.
+    `composition` is a name, a table or a class that takes `width`. Raises CompositionError where it wants a memory and
+    `memory` is None.
     """
 
     def __init__(
         self, width: int, heads: int, *, composition: Any, attention: dict[str, Any], memory: dict[str, Any] | None
     ) -> None:
         super().__init__()
-        join: Any = registry().create("composition", composition, width=width)
+        made = composition if callable(composition) else None
+        join: Any = made(width=width) if made else registry().create("composition", composition, width=width)
         if join.remembers and memory is None:
             raise CompositionError(f"composition {composition!r} wants a memory; give model.memory a rule")
         self.join = join

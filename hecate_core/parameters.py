@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from hecate_core.errors import InputError
+from hecate_core.precision import widened
 from hecate_core.protocols import MemoryRule, Param, Widths
 from hecate_core.records import Params
 from hecate_core.shapes import Tensor
@@ -68,8 +69,3 @@ class RuleParams(nn.Module):
     def record(self) -> Params:
         """The present values, float32 or wider: rules keep their state in that precision."""
         return Params.of({name: widened(getattr(self, name)) for name in self._declared})
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """The tensor in float32 or wider, as state and parameters of a rule are kept."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -7,6 +7,7 @@ import attrs
 import torch
 
 from hecate_core.composing import rule_of, strategy_of
+from hecate_core.config.reference import Reference
 from hecate_core.errors import CompositionError
 from hecate_core.mixer import Mixer
 from hecate_core.protocols import MemoryRule, Strategy
@@ -28,12 +29,18 @@ SCHEDULES: dict[str, tuple[Any, ...]] = {
 class Cell:
     """A composition with the rule and the strategy behind it; both None where it wants no memory."""
 
-    composition: str
-    rule: str | None = None
-    strategy: str | None = None
+    composition: Any
+    rule: Any = None
+    strategy: Any = None
 
     def __str__(self) -> str:
-        return "-".join(part for part in (self.composition, self.rule, self.strategy) if part)
+        return "-".join(str(part) for part in (self.composition, self.rule, self.strategy) if part)
+
+
+def component_of(kind: str, reference: Any) -> Any:
+    """A component from a name or a table; an instance is returned as it is."""
+    named = isinstance(reference, (str, Mapping, Reference))
+    return registry().create(kind, reference) if named else reference
 
 
 def strategies_of(rule: MemoryRule, *, chunk: int = CHUNK) -> Iterator[tuple[str, Strategy]]:
