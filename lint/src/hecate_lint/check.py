@@ -74,7 +74,7 @@ class Checker:
 
         from hecate_lint.tree import Tree
 
-        tree = Tree(file.source, file.tree)
+        tree = Tree(file.source)
         seen: set[tuple[str, int, int]] = set()
         for rule, hit in hits:
             try:
