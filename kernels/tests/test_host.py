@@ -74,6 +74,18 @@ def test_a_race_names_both_lines(tmp_path: Path) -> None:
     assert sorted(map(int, re.findall(r"(?:ramp.cu:|line )(\d+)", text))) == [write, read]
 
 
+def test_racecheck_alone_sees_blocks_race(tmp_path: Path) -> None:
+    planted = next(fault for fault in FAULTS if fault.name == "race between blocks").plant(RAMP, tmp_path)
+    assert "data race" in str(_fault(RampPair(planted), "race"))
+
+
+def test_lines_are_right_after_a_branch_that_was_skipped(tmp_path: Path) -> None:
+    (tmp_path / "more.cuh").write_text("// one\n// two\n")
+    kernel = _kernel(tmp_path, '#if 0\n#include "more.cuh"\n#else\nout[0] = chnk;\n#endif')
+    with pytest.raises(KernelError, match=r"k\.cu:6: 'chnk' was not declared"):
+        HostLauncher().launch(kernel, (1, 1, 1), (1, 1, 1), [InOut(torch.zeros(1))])
+
+
 def test_a_divergent_barrier_names_both_lines(tmp_path: Path) -> None:
     planted = next(fault for fault in FAULTS if fault.name == "barrier in both branches").plant(RAMP, tmp_path)
     text = _fault(RampPair(planted), "numbers")

@@ -6,9 +6,11 @@ read as they lie (any strides but a unit one over the last axis).
 """
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -87,12 +89,11 @@ class AffineKernels:
     """The op on kernels; `where` is a launcher or the name of a backend."""
 
     op = "affine"
-    kernels = KERNELS
 
     def __init__(self, where: Launcher | str, source: Path | None = None) -> None:
         self._where = launcher(where) if isinstance(where, str) else where
         self.backend = self._where.name
-        self._source = source or KERNELS.source
+        self.kernels = KERNELS if source is None else attrs.evolve(KERNELS, source=source)
 
     def forward(
         self, tokens: AffineTokens, memory: Tensor, surprise: Tensor | None, chunk: int
@@ -110,7 +111,7 @@ class AffineKernels:
         end = torch.empty_like(memory)
         surprise_end = _nothing(memory) if surprise is None else torch.empty_like(surprise)
         self._where.launch(
-            shape.kernel("affine_forward", self._source),
+            shape.kernel("affine_forward", self.kernels.source),
             (shape.groups, batch * heads, 1),
             (THREADS, 1, 1),
             [
@@ -151,7 +152,7 @@ class AffineKernels:
         dv = torch.empty_like(tokens.v, memory_format=torch.contiguous_format)
         d_coefficients = dq.new_empty(shape.groups, 5, batch, heads, length)
         self._where.launch(
-            shape.kernel("affine_backward", self._source),
+            shape.kernel("affine_backward", self.kernels.source),
             (shape.groups, batch * heads, 1),
             (THREADS, 1, 1),
             [
@@ -188,11 +189,11 @@ class AffineKernels:
                 except InputError:
                     continue  # said at the call, with what would fit
                 for symbol in KERNELS.symbols:
-                    yield shape.kernel(symbol, self._source)
+                    yield shape.kernel(symbol, self.kernels.source)
 
     def trials(self, thorough: bool) -> Iterable[Trial]:
         """See `hecate_kernels.affine_trials`."""
-        return trials(lambda where: AffineKernels(where, self._source), thorough)
+        return trials(partial(AffineKernels, source=self.kernels.source), thorough)
 
 
 class AffineOnHost(AffineKernels):

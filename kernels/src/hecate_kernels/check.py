@@ -21,6 +21,7 @@ from hecate_kernels.pair import SHARED_LIMITS, Budget, CheckedPair, Kernel
 
 CHECKS = ("numbers", "address", "race", "compile")
 SANITIZER_SCHEDULES = {"address": ("ascending",), "thread": ("ascending",)}
+RUN_LIMITS = child.Limits(wall_s=300, cpu_s=290)
 COMPILE_LIMITS = child.Limits(wall_s=300, cpu_s=290, memory_mib=None)
 
 
@@ -37,12 +38,21 @@ class Line:
         return f"{self.pair:<16} {self.check:<9} {'ok' if self.good else 'FAULT':<6} {self.text}"
 
 
-def check_pair(name: str, pair: CheckedPair, thorough: bool = False, checks: Sequence[str] = CHECKS) -> Iterator[Line]:
-    """Numbers under all schedules, AddressSanitizer, racecheck, and the compiler for every architecture."""
+def check_pair(
+    name: str,
+    pair: CheckedPair,
+    thorough: bool = False,
+    checks: Sequence[str] = CHECKS,
+    limits: child.Limits = RUN_LIMITS,
+) -> Iterator[Line]:
+    """Numbers under all schedules, AddressSanitizer, racecheck, and the compiler for every architecture.
+
+    `limits` holds for every single launch.
+    """
     steps: dict[str, Callable[[], str]] = {
-        "numbers": functools.partial(_numbers, pair, thorough),
-        "address": functools.partial(_sanitized, pair, "address"),
-        "race": functools.partial(_sanitized, pair, "thread"),
+        "numbers": functools.partial(_numbers, pair, thorough, limits),
+        "address": functools.partial(_sanitized, pair, "address", limits),
+        "race": functools.partial(_sanitized, pair, "thread", limits),
         "compile": functools.partial(_compiles, pair),
     }
     for check in checks:
@@ -90,10 +100,10 @@ def over_budget(compiled: Any, budget: Budget) -> str | None:
     return None
 
 
-def _numbers(pair: CheckedPair, thorough: bool) -> str:
+def _numbers(pair: CheckedPair, thorough: bool, limits: child.Limits) -> str:
     worst: dict[tuple[str, bool], Difference] = {}
     count = 0
-    where = ProgramLauncher("plain", SCHEDULES if pair.kernels.deterministic else SCHEDULES[:1])
+    where = ProgramLauncher("plain", SCHEDULES if pair.kernels.deterministic else SCHEDULES[:1], limits)
     for trial in pair.trials(thorough):
         count += 1
         for one in differences(trial, pair.kernels.tolerance[trial.dtype], where):
@@ -111,8 +121,9 @@ def _numbers(pair: CheckedPair, thorough: bool) -> str:
     return f"{out.getvalue()}{count} cases, {orders}"
 
 
-def _sanitized(pair: CheckedPair, flavour: str) -> str:
-    where = ProgramLauncher(flavour, SANITIZER_SCHEDULES[flavour], child.Limits(wall_s=300, cpu_s=290, memory_mib=None))
+def _sanitized(pair: CheckedPair, flavour: str, limits: child.Limits) -> str:
+    unbounded = attrs.evolve(limits, memory_mib=None)  # sanitizers map terabytes; they bound themselves
+    where = ProgramLauncher(flavour, SANITIZER_SCHEDULES[flavour], unbounded)
     trials = [trial for trial in pair.trials(False) if trial.quick]
     for trial in trials:
         trial.run(where)

@@ -24,7 +24,9 @@ _FRAME = re.compile(r"#\d+ (?:0x[0-9a-f]+ in )?(?P<where>\S+).*? (?P<file>/[^\s:
 def compiler_line(log: str, source: Path, compiler: str) -> str:
     """The first error of a compiler's output as one line `file:line: text (compiler)`."""
     for pattern in (_GCC, _NVRTC):
-        if found := pattern.search(log):
+        errors = list(pattern.finditer(log))
+        own = [one for one in errors if Path(one["file"]).name == source.name]
+        if found := next(iter(own or errors), None):
             return f"{Path(found['file'])}:{found['line']}: {found['text'].strip()} ({compiler})"
     undefined = re.search(r"undefined reference to `([^']*)'", log)
     if undefined:

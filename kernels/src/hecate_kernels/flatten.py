@@ -13,6 +13,7 @@ from hecate_kernels.failure import KernelError
 
 DEVICE = Path(__file__).parent / "device"
 RUNNER = Path(__file__).parent / "runner"
+_BRANCH = re.compile(r"^\s*#\s*(?:else|elif|endif)\b")
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 
 
@@ -43,6 +44,8 @@ def _append(file: Path, parts: list[str], seen: set[Path], asked_at: str) -> Non
         found = _INCLUDE.match(line)
         if found is None:
             parts.append("" if line.strip() == "#pragma once" else line)
+            if _BRANCH.match(line):  # directives in what was skipped do not count
+                parts.append(f'#line {number + 1} "{file}"')
             continue
         included = _find(found[1], file)
         if included is None:

@@ -22,6 +22,9 @@ SCHEDULES = ("ascending", "descending", "random-1", "random-2", "greedy-up", "gr
 
 SHARED_LIMIT = max(SHARED_LIMITS.values())
 
+_ADDRESS_OPTIONS = "detect_leaks=0:exitcode=23:detect_stack_use_after_return=0:hard_rss_limit_mb=4096"
+_THREAD_OPTIONS = "exitcode=24:halt_on_error=1:report_thread_leaks=0:history_size=4:memory_limit_mb=4096"
+
 Dim3 = tuple[int, int, int]
 
 
@@ -95,10 +98,7 @@ class ProgramLauncher:
             self._take_back(result.read_bytes(), arguments, tensors, kernel)
 
     def _run(self, program: Path, asked: Path, result: Path, kernel: Kernel) -> None:
-        environment = {
-            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=23:detect_stack_use_after_return=0",
-            "TSAN_OPTIONS": "exitcode=24:halt_on_error=1:report_thread_leaks=0:history_size=4",
-        }
+        environment = {"ASAN_OPTIONS": _ADDRESS_OPTIONS, "TSAN_OPTIONS": _THREAD_OPTIONS}
         finished = child.run(
             [str(program), str(asked), str(result)],
             self._limits,

@@ -129,8 +129,10 @@ struct World {
     unsigned long long random = 0;
     bool failed = false;
     char message[1024];
-    unsigned passed = 0;  // barriers
-    char start_token = 0, barrier_tokens[2] = {0, 0}, end_token = 0;
+    unsigned passed = 0, blocks = 0;  // barriers of this block; blocks before it
+    char start_token = 0, end_token = 0;
+    std::vector<char> barrier_tokens;          // two per block: blocks learn nothing from each other
+    std::vector<Rendezvous*> old_meetings;
 } world;
 
 // Allocating and freeing count as writes for ThreadSanitizer unless accesses are being ignored.
@@ -262,7 +264,7 @@ void report_stuck() {
 }
 
 void prepare_block(Index3 block) {
-    world.waiting = world.done = 0;
+    world.waiting = world.done = world.passed = 0;
     world.carved = 0;
     const Index3 dim = world.launch.block;
     for (unsigned rank = 0; rank < world.fibers.size(); ++rank) {
@@ -291,8 +293,10 @@ void prepare_block(Index3 block) {
             __tsan_set_fiber_name(fiber.tsan, name);
         }
     }
-    for (Warp& warp : world.warps)
-        for (Rendezvous* meeting : warp.meetings) meeting->open = false;
+    for (Warp& warp : world.warps) {
+        world.old_meetings.insert(world.old_meetings.end(), warp.meetings.begin(), warp.meetings.end());
+        warp.meetings.clear();
+    }
     release(&world.start_token);
 }
 
@@ -425,7 +429,7 @@ void barrier(Site site) {
              site.line, fiber.thread.rank);
     }
     // Two tokens in turn: who is late out of this barrier must not learn from who is early at the next.
-    void* const token = &world.barrier_tokens[world.passed % 2];
+    void* const token = &world.barrier_tokens[2 * world.blocks + world.passed % 2];
     release(token);
     fiber.site = site;
     if (++world.waiting == world.fibers.size()) {
@@ -531,8 +535,6 @@ const char* run(const Launch& launch) {
     const unsigned count = launch.block.x * launch.block.y * launch.block.z;
     world.fibers.clear();
     world.fibers.resize(count);
-    for (Warp& warp : world.warps)
-        for (Rendezvous* meeting : warp.meetings) delete meeting;
     world.warps.clear();
     world.warps.resize((count + lanes - 1) / lanes);
     for (Warp& warp : world.warps) warp.meetings.reserve(lanes);  // growing would look like a race between threads
@@ -543,17 +545,24 @@ const char* run(const Launch& launch) {
     for (unsigned i = 0; i < world.warp_order.size(); ++i) world.warp_order[i] = i;
     if (__tsan_get_current_fiber) world.scheduler_tsan = __tsan_get_current_fiber();
     const unsigned blocks = launch.grid.x * launch.grid.y * launch.grid.z;
+    world.barrier_tokens.assign(2 * blocks, 0);
     std::vector<unsigned> block_order(blocks);
     for (unsigned i = 0; i < blocks; ++i) block_order[i] = launch.schedule == 1 ? blocks - 1 - i : i;
     if (launch.schedule == 2 || launch.schedule == 3 || launch.schedule == 5) shuffle(block_order);
     for (unsigned i = 0; i < blocks && !world.failed; ++i) {
         const unsigned b = block_order[i];
+        world.blocks = i;
         run_block({b % launch.grid.x, b / launch.grid.x % launch.grid.y, b / (launch.grid.x * launch.grid.y)});
     }
     current = nullptr;
     acquire(&world.end_token);  // only now: blocks of one launch are not ordered
     for (void* fiber : world.retired) __tsan_destroy_fiber(fiber);
     world.retired.clear();
+    for (Warp& warp : world.warps)
+        for (Rendezvous* meeting : warp.meetings) delete meeting;
+    for (Rendezvous* meeting : world.old_meetings) delete meeting;
+    world.old_meetings.clear();
+    world.warps.clear();
     for (unsigned char* stack : world.old_stacks) munmap(stack, stack_bytes);
     world.old_stacks.clear();
     return world.failed ? world.message : nullptr;
