@@ -6,15 +6,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "memory": "hecate_core.functional",
-    "MemoryLayer": "hecate_core.memory_layer",
-    "compose": "hecate_core.blueprint",
+    "MemoryLayer": ("hecate_core.memory_layer", "MemoryLayer"),
+    "build": ("hecate_core.building", "build"),
+    "compose": ("hecate_core.blueprint", "compose"),
+    "load": ("hecate_core.run_folder", "load_run"),
+    "memory": ("hecate_core.functional", "memory"),
 }
 
-__all__ = ["MemoryLayer", "__version__", "compose", "memory"]  # noqa: F822
+__all__ = ["MemoryLayer", "__version__", "build", "compose", "load", "memory"]  # noqa: F822
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        module, attribute = _HOMES[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'hecate_core' has no attribute {name!r}")

@@ -1,20 +1,30 @@
 """From a config to a model: `compose` makes what a file or a table describes."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import asdict
 
-from hecate_core.config import Config, schema
+from hecate_core.config import Config, load_config, make_config, schema
 from hecate_core.model import LanguageModel
 
 
-def compose(config: Config) -> LanguageModel:
-    """The language model that a config describes, with weights drawn from `config.seed`.
+def config_of(given: Config | Mapping[str, Any] | str | Path) -> Config:
+    """A Config as it is, a table of plain values, or the path of a TOML file."""
+    if isinstance(given, Config):
+        return given
+    return make_config(given) if isinstance(given, Mapping) else load_config(given)
+
+
+def compose(config: Config | Mapping[str, Any] | str | Path) -> LanguageModel:
+    """The language model that a config (or a table, or a TOML file) describes, weights drawn from its seed.
 
     Global random state is left as it was. Raises CompositionError where parts do not fit, InputError for unknown
     names and PluginError where a needed plugin does not load.
     """
+    config = config_of(config)
     model = config.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

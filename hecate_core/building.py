@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from attrs import asdict
 
-from hecate_core.blueprint import compose
+from hecate_core.blueprint import compose, config_of
 from hecate_core.config import Config, config_digest, config_plain
 from hecate_core.corpus import Corpus, open_corpus
 from hecate_core.differentiation import Tape, cut
@@ -168,15 +168,29 @@ def _device(name: str) -> torch.device:
         raise InputError(f'run.device = "{name}"; expected a device that is here, such as "cpu" ({reason})') from None
 
 
-def build(config: Config, folder: RunFolder, *, resume: bool = False, watch: Watcher | None = None) -> Build:
+def build(
+    config: Config | Mapping[str, Any] | str | Path,
+    out: RunFolder | Path | str | None = None,
+    *,
+    resume: bool = False,
+    watch: Watcher | None = None,
+) -> Build:
     """Run a config to its last step inside a run folder, from its newest checkpoint where `resume`.
 
-    `watch` sees every metrics record. A KeyboardInterrupt saves a checkpoint and is raised again.
+    `config` is a Config, a table or a TOML file; `out` the folder (default: a new one under `runs/`). `watch` sees
+    every metrics record. A KeyboardInterrupt saves a checkpoint and is raised again. Raises DivergedError for a loss that is
+    not finite, InputError for a folder that holds a run already, CheckpointError where a resume does not fit.
     """
-    made = Build(config)
+    made = Build(config_of(config))
+    run = made.config.run
+    folder = (
+        out
+        if isinstance(out, RunFolder)
+        else RunFolder(out or new_run_folder(Path("runs"), made.config), keep=run.keep)
+    )
     tell = _teller(folder, watch)
     if resume:
-        parts, meta = folder.newest_checkpoint(config)
+        parts, meta = folder.newest_checkpoint(made.config)
         made.restore(parts, meta)
     else:
         folder.begin(made)
