@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hecate_core.compatibility import clash, declared
 from hecate_core.errors import CompositionError
 from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused
 from hecate_core.gates import Gate, narrowed_gates
@@ -46,7 +47,8 @@ class ComposedRule:
         self.gates: Mapping[str, Gate] = narrowed_gates(gates, narrow or {}, name)
         self.params: Mapping[str, Param] = structure.params
         self.widths: Mapping[str, tuple[float, str]] = getattr(structure, "widths", {})
-        reason = _impossible(self)
+        self._advance = declared(retention, "advance")
+        reason = clash(structure, bias, retention, algorithm)
         if reason:
             raise CompositionError(f"{name}: {reason}")
 
@@ -74,7 +76,8 @@ class ComposedRule:
                 move = self.algorithm.step_map(move)
             if factors.inject is not None:
                 move = factors.inject.unsqueeze(-1) * move
-            stored = _decayed(factors.keep, state.memory[layer], self.retention.axis) + move
+            kept = _decayed(factors.keep, state.memory[layer], self.retention.axis)
+            stored = kept + move if self._advance is None else self._advance(kept, move)
             memory[layer] = stored if self.retention.project is None else self.retention.project(stored)
         new = state.replace(memory=State.of(memory), position=state.position + 1)
         if momentum:
@@ -118,6 +121,7 @@ class ComposedRule:
             (self.bias.affine is not None, "bias: not affine in the prediction"),
             (self.retention.link is None, "retention: a non-linear link stands between memory and weights"),
             (self.retention.project is None, "retention: projects after every token"),
+            (self._advance is None, "retention: a step is not added to the memory"),
             (self.retention.axis != "row", "retention: a decay per row would need a solve for every row"),
             (
                 self.retention.axis != "column" or not self.algorithm.has_momentum,
@@ -161,12 +165,8 @@ class ComposedRule:
         return keep, erase, rates.write if target == 1.0 else target * rates.write, rates
 
     def _linearised(self) -> Linearised | Refused:
-        if self.retention.axis == "column" and not self.structure.linear:
-            return Refused("retention: column decay needs a matrix structure")
-        if self.algorithm.at == "kept" and self.retention.link is not None:
-            return Refused(
-                "algorithm and retention: error at the kept memory with a non-linear link has no single anchor"
-            )
+        if self._advance is not None:
+            return Refused("retention: a step is not added to the memory, so frozen steps cannot be summed")
         if self.algorithm.step_map is not None:
             return Refused("algorithm: maps the step, which is not linear in the momentum")
         free = self.structure.linear and self.bias.affine is not None and self.bias.affine[0] == 0.0
@@ -197,17 +197,10 @@ def _decayed(keep: Tensor, stored: Tensor, axis: str) -> Tensor:
 def _union_of_gates(name: str, *knobs: Any) -> dict[str, Gate]:
     gates: dict[str, Gate] = {}
     for knob in knobs:
-        for gate, declared in knob.gates.items():
+        for gate, described in knob.gates.items():
             if gate in gates:
                 raise CompositionError(
                     f'{name}: two components declare the gate "{gate}"; one of them must rename or drop it'
                 )
-            gates[gate] = declared
+            gates[gate] = described
     return gates
-
-
-def _impossible(rule: ComposedRule) -> str | None:
-    """Why these knobs cannot be one rule, or None."""
-    if rule.retention.axis == "column" and not rule.structure.linear:
-        return "column decay needs a structure that is one matrix"
-    return None

@@ -42,7 +42,8 @@ class Structure(Protocol):
 
     `layers` maps each weight to its (rows, columns) in width letters. `linear` promises that the prediction
     is one weight applied to k. `params` are the first weights and further outer parameters (norms). A structure
-    with a width of its own says what it follows from in `widths`: `{"F": (4, "K")}`.
+    with a width of its own says what it follows from in `widths`: `{"F": (4, "K")}`, and one whose weights cannot be
+    any number where they live in `domain` (see `Retention`).
     """
 
     layers: Mapping[str, tuple[str, str]]
@@ -61,7 +62,8 @@ class Structure(Protocol):
 class AttentionalBias(Protocol):
     """The inner loss, as its derivative by the prediction.
 
-    `affine` is (p, r) when the cotangent is `p * prediction - r * v`, None when it is no such thing.
+    `affine` is (p, r) when the cotangent is `p * prediction - r * v`, None when it is no such thing. A loss without
+    a smallest value says `bounded = False`.
     """
 
     gates: Mapping[str, Gate]
@@ -75,8 +77,10 @@ class AttentionalBias(Protocol):
 class Retention(Protocol):
     """How a memory forgets: what multiplies the stored memory, and how weights follow from it.
 
-    `axis` is "none", "scalar", "column" or "row". `link` (stored -> weights) does not feed back, `inverse`
-    undoes it; `project` feeds back after every token. `domain` names where weights live ("real", "simplex", ...).
+    `axis` is "scalar", "column" or "row". `link` (stored -> weights) does not feed back, `inverse` finds what to store
+    for given first weights (None: they are what is stored); `project` feeds back after every token. `domain` names
+    where weights live ("real", "simplex", ...). Optional: `decays` (default: whether there are gates) and `advance`,
+    a map (kept memory, step) -> memory for a step that is not added.
     """
 
     gates: Mapping[str, Gate]
@@ -104,8 +108,8 @@ class Algorithm(Protocol):
     """How the inner gradient becomes a step.
 
     `at` is "raw" (error of the old memory) or "kept" (error of what the decay leaves of it). `erases` says that
-    its rates have an erase of their own (DGD). `step_map`, where not None, maps the momentum of a weight to the
-    step taken (Newton-Schulz).
+    its rates have an erase of their own (DGD), `decays` (optional) that it forgets as well. `step_map`,
+    where not None, maps the momentum of a weight to the step taken (Newton-Schulz).
     """
 
     gates: Mapping[str, Gate]
@@ -201,8 +205,8 @@ class Attention(Protocol):
 class Composition(Protocol):
     """How a block joins memory and attention; an nn.Module made with `width`.
 
-    `attends` and `remembers` say which of the two it wants made, `recalls` whether it reads without writing. The state it gets and returns holds `memory` and
-    `attention` where it wants them, and whatever it adds itself.
+    `attends` and `remembers` say which of the two it wants made, `recalls` whether it reads without writing. The
+    state it gets and returns holds `memory` and `attention` where it wants them, and whatever it adds itself.
     """
 
     attends: bool

@@ -10,6 +10,7 @@ from hecate_core.shapes import Float, Tensor
 class Dot:
     """-<M(k), v>: write the value, whatever the memory predicts. Source: [2504.13173] Sec. 3.1."""
 
+    bounded = False
     gates: Mapping[str, Gate] = {}
     affine: tuple[float, float] | None = (0.0, 1.0)
 

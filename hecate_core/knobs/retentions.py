@@ -15,7 +15,7 @@ class NoDecay:
     """Forgets nothing: retain is 1 at every token."""
 
     gates: Mapping[str, Gate] = {}
-    axis = "scalar"
+    axis: str = "scalar"
     domain = "real"
     link: Map | None = None
     inverse: Map | None = None

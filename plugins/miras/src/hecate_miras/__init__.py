@@ -1,0 +1,1 @@
+"""Distribution hecate-miras; what it registers stands in plugin.py."""

@@ -1,0 +1,31 @@
+"""YAAD: errors beyond a threshold, chosen by the token itself, pull with bounded force.
+
+Spec: specs/rules/yaad.md, Eq. 1 to 3. Limit: a threshold above every error is deep Titans without momentum.
+"""
+
+from hecate_core.api import MLP, ComposedRule, GradientDescent, ScalarDecay
+from hecate_miras.huber import Huber
+
+# Without a norm a step is unbounded in the weights: measured, rates up to 0.05 stay finite (spec, section Stability).
+PLAIN = {"high": 0.05, "init": 0.02}
+
+
+def yaad(
+    *,
+    form: str = "switch",
+    depth: int = 2,
+    expansion: float = 4.0,
+    activation: str = "gelu",
+    residual: bool = True,
+    norm: bool = True,
+) -> ComposedRule:
+    """W <- retain W - write grad Huber for every weight. Source: [2504.13173] Eq. 26."""
+    return ComposedRule(
+        "yaad",
+        structure=MLP(depth=depth, expansion=expansion, activation=activation, residual=residual, norm=norm),
+        bias=Huber(form=form),
+        retention=ScalarDecay(),
+        algorithm=GradientDescent(),
+        spec="rules/yaad.md",
+        narrow={"write": {"init": 0.1} if norm else PLAIN},
+    )
