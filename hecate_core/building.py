@@ -178,8 +178,9 @@ def build(
     """Run a config to its last step inside a run folder, from its newest checkpoint where `resume`.
 
     `config` is a Config, a table or a TOML file; `out` the folder (default: a new one under `runs/`). `watch` sees
-    every metrics record. A KeyboardInterrupt saves a checkpoint and is raised again. Raises DivergedError for a loss that is
-    not finite, InputError for a folder that holds a run already, CheckpointError where a resume does not fit.
+    every metrics record. A KeyboardInterrupt saves a checkpoint and is raised again. Raises DivergedError for a
+    loss that is not finite, InputError for a folder that holds a run already, CheckpointError where a resume does not
+    fit.
     """
     made = Build(config_of(config))
     run = made.config.run
