@@ -5,12 +5,12 @@ from typing import Any
 
 from hecate_core.registry import registry
 from hecate_core.testing import claims as claims  # its checks join the suite of rules
-from hecate_core.testing.compositions import check_composition
-from hecate_core.testing.engine import Check
-from hecate_core.testing.knobs import check_algorithm, check_bias, check_retention
-from hecate_core.testing.rules import check_rule
-from hecate_core.testing.strategies import check_strategy
-from hecate_core.testing.structures import check_structure
+from hecate_core.testing.compositions import COMPOSITION, check_composition
+from hecate_core.testing.engine import Check, Suite
+from hecate_core.testing.knobs import ALGORITHM, BIAS, RETENTION, check_algorithm, check_bias, check_retention
+from hecate_core.testing.rules import RULE, check_rule
+from hecate_core.testing.strategies import STRATEGY, check_strategy
+from hecate_core.testing.structures import STRUCTURE, check_structure
 
 KINDS: dict[str, Callable[..., Iterator[Check]]] = {
     "rule": check_rule,
@@ -22,6 +22,16 @@ KINDS: dict[str, Callable[..., Iterator[Check]]] = {
     "composition": check_composition,
 }
 """The kinds that have a suite."""
+
+SUITES: dict[str, Suite[Any]] = {
+    "rule": RULE,
+    "structure": STRUCTURE,
+    "bias": BIAS,
+    "retention": RETENTION,
+    "algorithm": ALGORITHM,
+    "strategy": STRATEGY,
+    "composition": COMPOSITION,
+}
 
 
 def members(plugin: str | None = None) -> list[tuple[str, str]]:
