@@ -71,7 +71,7 @@ def test_any_shape_cut_and_mask_equals_the_token_loop(name: str, data: st.DataOb
 
 
 def pytest_of(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "hecate_core.testing.pytest_plugin", *options]
+    command = [sys.executable, "-m", "pytest", "-p", "hecate_core.testing.pytest_plugin", *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 

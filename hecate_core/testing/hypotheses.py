@@ -51,4 +51,5 @@ def tokens(draw: Any, rule: MemoryRule, sizes: dict[str, int], *, dtype: torch.d
 def masks(draw: Any, batch: int, count: int) -> torch.Tensor:
     """Write masks `[B, T]`."""
     random = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    return torch.rand(batch, count, generator=random) < draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+    share: float = draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+    return torch.rand(batch, count, generator=random) < share
