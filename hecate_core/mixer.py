@@ -1,11 +1,14 @@
 """The half of a block that looks at other tokens: a composition with the memory and attention it asked for."""
 
+import inspect
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import nn
 
 from hecate_core.attention import SlidingWindowAttention
 from hecate_core.composing import leveled_memory
+from hecate_core.config.reference import Reference
 from hecate_core.differentiation import autodiff
 from hecate_core.errors import CompositionError
 from hecate_core.layer import LeveledMemory
@@ -26,23 +29,23 @@ class Mixer(nn.Module):
         self, width: int, heads: int, *, composition: Any, attention: dict[str, Any], memory: dict[str, Any] | None
     ) -> None:
         super().__init__()
-        made = composition if callable(composition) else None
-        join: Any = made(width=width) if made else registry().create("composition", composition, width=width)
+        join = _made(composition, width, attention)
         if join.remembers and memory is None:
             raise CompositionError(f"composition {composition!r} wants a memory; give model.memory a rule")
         self.join = join
         self.memory = leveled_memory(width, heads, recalls=join.recalls, **(memory or {})) if join.remembers else None
-        self.attention = SlidingWindowAttention(width, heads, **attention) if join.attends else None
+        self.attention = SlidingWindowAttention(width, heads, **_rows(join, attention)) if join.attends else None
         self.project = nn.Linear(width, width, bias=False)
 
     def init_state(self, batch: int) -> State:
         """The first state of whatever the composition wants, and of the composition itself."""
-        state: State = self.join.init_state(batch) if hasattr(self.join, "init_state") else State()
+        state = State()
         if self.memory is not None:
             state = state.replace(memory=self.memory.init_state(batch))
         if self.attention is not None:
             state = state.replace(attention=self.attention.init_state(batch))
-        return state
+        begun: State = self.join.init_state(state) if hasattr(self.join, "init_state") else state
+        return begun
 
     @autodiff
     def forward(
@@ -52,3 +55,22 @@ class Mixer(nn.Module):
         join = cast(Composition, self.join)
         y, state = join(x, cast(LeveledMemory, self.memory), cast(Attention, self.attention), state, write)
         return self.project(y), state.replace(position=state.position + x.shape[1])
+
+
+def _made(composition: Any, width: int, attention: Mapping[str, Any]) -> Any:
+    """The composition, given its width and, if it takes one, the attention window in tokens."""
+    factory = (
+        composition if callable(composition) else registry().component("composition", Reference.of(composition).name)
+    )
+    given = {"width": width}
+    if "window" in inspect.signature(factory).parameters and "window" in attention:
+        given["window"] = attention["window"]
+    return factory(**given) if callable(composition) else registry().create("composition", composition, **given)
+
+
+def _rows(join: Any, attention: Mapping[str, Any]) -> dict[str, Any]:
+    """Attention's options with the window in rows: a composition may show it several rows for every token."""
+    rows = getattr(join, "rows", 1)
+    return (
+        {**attention, "window": rows * attention["window"]} if rows > 1 and "window" in attention else dict(attention)
+    )

@@ -197,8 +197,8 @@ class Memory(Protocol):
 class Attention(Protocol):
     """All that a composition sees of attention."""
 
-    def __call__(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Float[Tensor, "B T D"], State]:
-        """Causal attention over the tokens so far, and its new state."""
+    def __call__(self, x: Float[Tensor, "B T D"], state: State | None) -> tuple[Float[Tensor, "B T D"], State]:
+        """Causal attention over the rows so far, and its new state; None begins a new context."""
         ...
 
 
@@ -206,7 +206,10 @@ class Composition(Protocol):
     """How a block joins memory and attention; an nn.Module made with `width`.
 
     `attends` and `remembers` say which of the two it wants made, `recalls` whether it reads without writing. The
-    state it gets and returns holds `memory` and `attention` where it wants them, and whatever it adds itself.
+    state it gets and returns holds `memory` and `attention` where it wants them, and whatever it adds itself in
+    `init_state(parts)`, which gets the first state of both. Optional: a keyword `window` of the constructor is given
+    the attention window in tokens; `rows` (1) says how many rows it shows attention for every token; `causal = False`
+    marks a wiring that is made for study and cannot promise causality.
     """
 
     attends: bool

@@ -24,6 +24,7 @@ SECTIONS = ("Idea", "Equations", "Options", "Worked example")
 SECTIONS_OF_A_RULE = (*SECTIONS, "Gradient (VJP)", "Stability and ranges", "Identities")
 CORE_STRATEGIES = ("sequential", "chunkwise", "frozen")
 NEEDS = {None: "none", Affine: "Affine", Linearised: "Linearised"}
+GIVEN = ("pair", "width", "window")  # what the one who makes a component hands over, no option of its user
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 every_component = pytest.mark.parametrize("component", components(), ids=lambda one: f"{one.kind}-{one.name}")
@@ -52,7 +53,7 @@ def test_contract_names_the_component(component: Component) -> None:
 def test_contract_lists_the_options_and_their_defaults(component: Component) -> None:
     factory = registry().component(component.kind, component.name)
     parameters = inspect.signature(factory).parameters.values()
-    defaults = {one.name: one.default for one in parameters if isinstance(one.default, PLAIN) and one.name != "pair"}
+    defaults = {one.name: one.default for one in parameters if isinstance(one.default, PLAIN) and one.name not in GIVEN}
     plain = {name: written(value) for name, value in defaults.items()}
     assert installed_spec(component).contract.get("options", {}) == plain
 
@@ -136,7 +137,8 @@ def knob(kind: str, written: str) -> Any:
     name, options = written.partition("(")[::2]
     given: dict[str, Any] = {}
     for key, value in re.findall(r"(\w+)=([^,)]+)", options):
-        given[key] = value if not re.fullmatch(r"-?\d[\d.e-]*", value) else float(value)
+        number = re.fullmatch(r"-?\d[\d.e-]*", value)
+        given[key] = float(value) if number else {"true": True, "false": False}.get(value, value)
     return registry().create(kind, {"name": name, **given} if given else name)
 
 

@@ -3,12 +3,9 @@
 Spec: specs/compositions/mag.md.
 """
 
-from typing import Literal
-
-import torch
-import torch.nn.functional as F
 from torch import nn
 
+from hecate_compositions.gating import Gate, ReadGate
 from hecate_core.api import Attention, Bool, Float, Memory, State, Tensor
 
 
@@ -23,12 +20,9 @@ class MemoryAsGate(nn.Module):
     remembers = True
     recalls = False
 
-    def __init__(self, *, width: int, gate: Literal["sigmoid", "norm"] = "norm") -> None:
+    def __init__(self, *, width: int, gate: Gate = "norm") -> None:
         super().__init__()
-        self._gate = gate
-        if gate == "norm":
-            self.attention_norm = nn.RMSNorm(width, eps=1e-6)
-            self.memory_norm = nn.RMSNorm(width, eps=1e-6)
+        self.gate = ReadGate(width, gate)
 
     def forward(
         self,
@@ -41,7 +35,4 @@ class MemoryAsGate(nn.Module):
         """Both branches see the same x; neither sees the other's output."""
         seen, window = attention(x, state.attention)
         read, after = memory.absorb(x, state.memory, write)
-        state = state.replace(memory=after, attention=window)
-        if self._gate == "sigmoid":
-            return seen * torch.sigmoid(read), state
-        return F.silu(self.attention_norm(seen) * self.memory_norm(read)), state
+        return self.gate(seen, read), state.replace(memory=after, attention=window)
