@@ -31,7 +31,7 @@ def moneta(
     `floor` is the smallest norm the link divides by: the printed one would leave float32 where evidence vanishes.
     """
     largest = (NORMED if norm else PLAIN).get(link, 0.1)  # an unknown link is refused by the retention
-    narrow = {"write": {"high": largest, "init": 0.1 * largest}}
+    narrow = {"write": {"high": largest, "init": largest / 10.0}}
     if link == "printed" and not norm:
         narrow["retain"] = {"low": 0.9}  # its weights grow as 1 / A, and without a norm the next step with them
     return ComposedRule(
