@@ -13,6 +13,8 @@ from hecate_core.knobs.matrix import Matrix
 from hecate_core.knobs.mlp import MLP
 from hecate_core.knobs.retentions import NoDecay, ScalarDecay
 from hecate_core.ops.affine import AffinePair, AffineTokens
+from hecate_core.ops.affine_column import ColumnPair, ColumnTokens
+from hecate_core.ops.decayed_linear import DecayedLinearPair, Decays, Reads
 from hecate_core.output_gate import OutputGate
 from hecate_core.protocols import (
     Algorithm,
@@ -47,10 +49,14 @@ __all__ = [
     "AttentionalBias",
     "Bool",
     "ColumnDecay",
+    "ColumnPair",
+    "ColumnTokens",
     "ComposedRule",
     "Composition",
     "CompositionError",
     "DeltaGradientDescent",
+    "DecayedLinearPair",
+    "Decays",
     "Dot",
     "Factors",
     "Float",
@@ -69,6 +75,7 @@ __all__ = [
     "Param",
     "Params",
     "Rates",
+    "Reads",
     "Refused",
     "Retention",
     "RowDecay",
