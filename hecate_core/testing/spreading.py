@@ -100,15 +100,17 @@ def masked_tokens_rest(case: RuleCase, strategy: Strategy) -> None:
     y, after = run(case, strategy, tokens, state, write)
     what = f"{strategy.name}, no token may write"
     names = case.rule.init_state(case.params, BATCH).flat()
+    settled, before = _settled(case, after).flat(), _settled(case, state).flat()
     for name in names:
-        demand_close(f"{what}: state.{name}", after.flat()[name], state.flat()[name], EXACT)
+        demand_close(f"{what}: state.{name}", settled[name], before[name], EXACT)
     demand_close(f"{what}: reads", y, case.rule.read(case.params, state, tokens.q), EXACT)
     write[0] = True
     mixed, after = run(case, strategy, tokens, state, write)
     expected, _ = run(case, strategy, tokens, state)
     demand_close(f"{strategy.name}, row 0 may write", mixed[0], expected[0], EXACT)
     for name in names:
-        demand_close(f"{strategy.name}, row 1 may not: {name}", after.flat()[name][1], state.flat()[name][1], EXACT)
+        found = _settled(case, after).flat()[name][1]
+        demand_close(f"{strategy.name}, row 1 may not: {name}", found, before[name][1], EXACT)
     if not strategy.exact:
         return
     write[:, 5:8] = False
@@ -118,6 +120,14 @@ def masked_tokens_rest(case: RuleCase, strategy: Strategy) -> None:
     for name in names:
         what = f"{strategy.name}, tokens 5 to 7 masked against left out: {name}"
         demand_close(what, after.flat()[name][0], without.flat()[name][0], EXACT)
+
+
+def _settled(case: RuleCase, state: State) -> State:
+    """The state with its memory back in its domain: inside a chunk a strategy may store it outside."""
+    form = case.rule.offers(Linearised)
+    if isinstance(form, Refused) or form.project is None:
+        return state
+    return state.put(form.memory, state.at(form.memory).map(form.project))
 
 
 def no_token_and_one_token(case: RuleCase, strategy: Strategy) -> None:

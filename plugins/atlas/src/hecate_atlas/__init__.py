@@ -1,0 +1,1 @@
+"""Distribution hecate-atlas; what it registers stands in plugin.py."""

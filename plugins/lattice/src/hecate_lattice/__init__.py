@@ -1,0 +1,1 @@
+"""Distribution hecate-lattice; what it registers stands in plugin.py."""

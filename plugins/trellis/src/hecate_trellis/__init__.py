@@ -1,0 +1,1 @@
+"""Distribution hecate-trellis; what it registers stands in plugin.py."""
