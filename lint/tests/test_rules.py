@@ -50,7 +50,7 @@ def renamed(source: str) -> tuple[str, int]:
     change: dict[str, str] = {}
     lines: dict[int, str] = {}
     for node in imports:
-        if node.end_lineno != node.lineno or any(a.name == "*" for a in node.names):
+        if getattr(node, "level", 0) or node.end_lineno != node.lineno or any(a.name == "*" for a in node.names):
             continue
         said = []
         for alias in node.names:
@@ -103,8 +103,8 @@ def test_example_is_judged_the_same_under_other_import_names(rule: Rule, case: s
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
 def test_rule_is_complete(rule: Rule) -> None:
     valid, invalid = cases(rule.VALID), cases(rule.INVALID)
-    assert len(valid) >= 5
-    assert len(invalid) >= 5
+    assert rule.over_project or len(valid) >= 5
+    assert rule.over_project or len(invalid) >= 5
     assert all(marked(case) for case in invalid)
     assert not any(marked(case) for case in valid)
     for part in ("SMELL.", "WHY.", "FIX.", "TRACE."):

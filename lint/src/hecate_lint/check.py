@@ -13,6 +13,7 @@ from hecate_lint.index import FUNCTIONS, ancestors, statement
 from hecate_lint.model import Confidence, Edit, Finding, Hit, Severity
 from hecate_lint.registry import ENGINE
 from hecate_lint.rule import Rule
+from hecate_lint.settings import Settings
 from hecate_lint.source import Source, UnreadableError
 
 if TYPE_CHECKING:
@@ -33,8 +34,15 @@ class Checked:
 class Checker:
     """Runs a fixed set of rules over files, one after another."""
 
-    def __init__(self, rules: Sequence[Rule], every: Sequence[Rule], confidence: Confidence = "likely"):
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        every: Sequence[Rule],
+        confidence: Confidence = "likely",
+        settings: Settings | None = None,
+    ):
         self.rules = rules
+        self.settings = settings
         self.threshold = _RANK[confidence]
         self.ids = {key: rule.id for rule in every for key in (rule.id, rule.name, *rule.also)}
 
@@ -48,7 +56,7 @@ class Checker:
             result.findings.append(engine_finding("HL-10", path, error.line, str(error)))
             return result
         try:
-            file = File(source, tree)
+            file = File(source, tree, self.settings)
             allows, complaints = suppress.read(source.text, self.ids)
             active = [rule for rule in self.rules if rule.id not in skip]
             found = list(self._confirmed(file, active, result))
@@ -61,7 +69,7 @@ class Checker:
                 result.suppressed.append((finding.rule, finding.line, reason))
             else:
                 result.findings.append(finding)
-        complaints += suppress.unused(allows, {rule.id for rule in active})
+        complaints += suppress.unused(allows, {rule.id for rule in active if not hasattr(rule, "judge")})
         result.findings += [engine_finding(c.rule, path, c.line, c.message, c.column) for c in complaints]
         result.findings.sort(key=lambda finding: finding.order)
         return result
@@ -83,7 +91,7 @@ class Checker:
                     continue
                 if not rule.confirm(spot.node, hit):
                     continue
-                finding = self._finding(file, rule, hit, spot)
+                finding = self.finding(file, rule, hit, spot)
             except (RecursionError, MemoryError):
                 raise
             except Exception as error:  # one rule's fault must not silence the others
@@ -116,7 +124,8 @@ class Checker:
         if type(rule).__module__.startswith("hecate_lint."):
             result.failed = traceback.format_exc()
 
-    def _finding(self, file: File, rule: Rule, hit: Hit, spot: "Spot") -> Finding:
+    def finding(self, file: File, rule: Rule, hit: Hit, spot: "Spot") -> Finding:
+        """The finding of a confirmed hit, with positions and edits from its libcst node."""
         line, column, end_line, end_column = spot.place
         if isinstance(
             hit.node, (*FUNCTIONS, ast.ClassDef, ast.For, ast.AsyncFor, ast.While, ast.If, ast.Try, ast.With)

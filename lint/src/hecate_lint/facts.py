@@ -8,6 +8,7 @@ from functools import cached_property
 
 from hecate_lint.index import FUNCTIONS, Function, Index, ancestors, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.names import Names, dotted_text, parameters
+from hecate_lint.settings import Settings
 from hecate_lint.source import Source
 
 _TESTS = re.compile(r"(^|/)(tests?|testing|_tests?)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")
@@ -28,8 +29,9 @@ class Attribute:
 class File:
     """One parsed file with everything that rules ask about it, computed when asked."""
 
-    def __init__(self, source: Source, tree: ast.Module):
+    def __init__(self, source: Source, tree: ast.Module, settings: Settings | None = None):
         self.source = source
+        self.settings = settings
         self.path = source.path
         self.tree = tree
         self.index = Index(tree)

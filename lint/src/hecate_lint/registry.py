@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from hecate_lint.model import GROUPS, SEVERITIES, LintError
 from hecate_lint.rule import Rule
+from hecate_lint.settings import nearest
 
 ENTRY_POINTS = "hecate.lint_rules"
 
@@ -111,14 +112,6 @@ def known(rules: list[Rule], word: str) -> list[Rule]:
         words = [rule.id for rule in rules] + [rule.name for rule in rules] + list(GROUPS)
         raise LintError(f'unknown rule "{word}"{nearest(word, words)}')
     return found
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """The tail of a message about an unknown word."""
-    import difflib
-
-    close = difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.5)
-    return f'; did you mean "{close[0]}"?' if close else ""
 
 
 def _classes(values: Iterable[object], module: str) -> list[Rule]:

@@ -28,6 +28,7 @@ class Rule:
     default: ClassVar[bool] = True  # False: only when selected
     fix_kind: ClassVar[str] = "none"  # none, safe or unsafe
     words: ClassVar[frozenset[str]] = NOTHING  # a file with none of these identifiers is not looked at; empty: all are
+    over_project: ClassVar[bool] = False  # sees packages and documents only; its cases are packages of the tests
     why: ClassVar[str] = ""  # one sentence: why it matters
     mend: ClassVar[str] = ""  # the shortest mend
     VALID: ClassVar[str] = ""
@@ -35,7 +36,7 @@ class Rule:
 
     def nominate(self, file: File) -> Iterator[Hit]:
         """Places in the file that look like the smell."""
-        raise NotImplementedError
+        return iter(())
 
     def pattern(self, m: Any, hit: Hit) -> Any:
         """The libcst matcher (`m` is `libcst.matchers`) that the node at a hit must satisfy."""

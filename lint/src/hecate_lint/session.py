@@ -53,7 +53,7 @@ class Session:
                 registry.known(self.every, word)
         for word in settings.severity:
             registry.known(self.every, word)
-        self.checker = Checker(self.rules, self.every, settings.confidence)
+        self.checker = Checker(self.rules, self.every, settings.confidence, settings)
         self._contents: dict[str, bytes] = {}
         self._real: dict[str, str] = {}  # path as shown -> path to open
 

@@ -3,12 +3,11 @@
 import fnmatch
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from hecate_lint.model import Confidence, LintError, Severity
-from hecate_lint.registry import nearest
 
 _EXCLUDED = (".git", ".venv", "venv", "__pycache__", "build", "dist", "node_modules", "*.egg-info", ".*_cache")
 
@@ -68,6 +67,14 @@ class Settings:
     def shown(self) -> dict[str, Any]:
         """Plain values for --show-settings."""
         return asdict(self)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The tail of a message about an unknown word."""
+    import difflib
+
+    close = difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.5)
+    return f'; did you mean "{close[0]}"?' if close else ""
 
 
 def find(start: str) -> str:

@@ -216,7 +216,8 @@ def _group(node: Any) -> tuple[int, int, int, int]:
 
 def _start(node: Any) -> int:
     line: int = node.lineno if hasattr(node, "lineno") else node.pattern.lineno
-    return min([line, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+    decorators: list[int] = [d.lineno for d in getattr(node, "decorator_list", ())]
+    return min([line, *decorators])
 
 
 def _scaffold(unit: ast.AST, column: int, line: str) -> tuple[str, list[tuple[str, int]]]:

@@ -87,15 +87,16 @@ from torch.nn.modules.conv import _ConvNd  # <-
         for imported in file.index.all(ast.ImportFrom):
             module = imported.module or ""
             for alias in imported.names:
+                at = imported if alias.name == "*" else alias
                 if imported.level == 0 and _is_private(f"{module}.{alias.name}"):
-                    yield Hit(alias, f"`{module}.{alias.name}` is private to torch", fixable=False)
+                    yield Hit(at, f"`{module}.{alias.name}` is private to torch", fixable=False)
         for plain in file.index.all(ast.Import):
             for alias in plain.names:
                 if _is_private(alias.name):
                     yield Hit(alias, f"`{alias.name}` is private to torch", fixable=False)
 
     def pattern(self, m: Any, hit: Hit) -> Any:
-        return m.Attribute() | m.ImportAlias()
+        return m.Attribute() | m.ImportAlias() | m.ImportFrom()
 
     def fix(self, node: Any, hit: Hit) -> Any:
         import libcst.matchers as m

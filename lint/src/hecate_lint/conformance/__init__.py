@@ -1,0 +1,1 @@
+"""Specification, code and kernels held together: read statically, over a whole package."""
