@@ -188,11 +188,15 @@ def where_rows(mask: Tensor, chosen: State, other: State) -> State:
 
 
 def unflat(tensors: Mapping[str, Tensor], positions: Mapping[str, int] | None = None) -> State:
-    """The inverse of `State.flat`: nested states from dotted names; `positions` by dotted prefix ("" = root)."""
+    """The inverse of `State.flat`: nested states from dotted names; `positions` by dotted prefix ("" = root).
+
+    A state without tensors has no dotted name: it comes back where `positions` names it.
+    """
     positions = positions or {}
 
     def build(level: Mapping[str, Tensor], path: str) -> State:
-        groups: dict[str, Any] = {}
+        inside = (place.removeprefix(path).split(".")[0] for place in positions if place.startswith(path))
+        groups: dict[str, Any] = {head: {} for head in inside if head}
         for name, tensor in level.items():
             head, dot, tail = name.partition(".")
             if dot:

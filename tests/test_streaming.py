@@ -5,7 +5,7 @@ import torch
 
 from hecate_core.mixer import Mixer
 from hecate_core.model import LanguageModel
-from hecate_core.records import State, positions_of
+from hecate_core.records import State, positions_of, unflat
 from hecate_core.shapes import Tensor
 from hecate_core.testing.members import SCHEDULES, WIDTH, Cell, cells, tiny_mixer
 
@@ -99,3 +99,14 @@ def test_a_language_model_of_two_blocks_streams(cell: Cell) -> None:
             reads.append(logits)
     assert relative(torch.cat(reads, 1), expected) < SAME
     assert state.position == COUNT
+
+
+def test_a_state_without_tensors_comes_back_from_its_names() -> None:
+    """A front without a convolution carries nothing but its position; a checkpoint must not lose it."""
+    mixer = tiny_mixer(next(cell for cell in cells(exact=True) if cell.rule), memory={"conv": 0})
+    with torch.no_grad():
+        _, state = mixer(sentence()[:, :9], mixer.init_state(2))
+        restored = unflat(state.flat(), positions_of(state))
+        assert positions_of(restored) == positions_of(state)
+        y, _ = mixer(sentence()[:, 9:], restored)
+        assert torch.equal(y, mixer(sentence()[:, 9:], state)[0])

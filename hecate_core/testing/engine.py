@@ -124,14 +124,10 @@ class Settings:
         changed = [name for name, value in after.items() if value != self._before[name]]
         if not torch.equal(self._random, torch.get_rng_state()):
             changed.append("global random state")
-        torch.set_default_dtype(self._before["default dtype"])
-        torch.set_num_threads(self._before["threads"])
-        torch.use_deterministic_algorithms(self._before["deterministic algorithms"])
-        torch.set_float32_matmul_precision(self._before["float32 matmul precision"])
-        torch.autograd.set_detect_anomaly(self._before["anomaly detection"])
-        torch.set_default_device(self._before["default device"])
+        for name in changed:
+            if name in _SETTERS:
+                _SETTERS[name](self._before[name])
         torch.set_rng_state(self._random)
-        _set_gradients(self._before["gradients"])
         return ("failed", f"changed: {', '.join(changed)}") if changed else ("passed", "")
 
 
@@ -148,6 +144,12 @@ def _settings() -> dict[str, Any]:
     }
 
 
-def _set_gradients(enabled: bool) -> None:
-    if torch.is_grad_enabled() != enabled:
-        torch.set_grad_enabled(enabled)
+_SETTERS: dict[str, Callable[[Any], Any]] = {
+    "default dtype": torch.set_default_dtype,
+    "default device": torch.set_default_device,  # slows every later call a little, so only where it must be put back
+    "threads": torch.set_num_threads,
+    "gradients": torch.set_grad_enabled,
+    "anomaly detection": torch.autograd.set_detect_anomaly,
+    "deterministic algorithms": torch.use_deterministic_algorithms,
+    "float32 matmul precision": torch.set_float32_matmul_precision,
+}
