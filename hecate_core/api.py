@@ -3,7 +3,7 @@
 from hecate_core.algebra import outer, scaled, times, times_transposed
 from hecate_core.composed import ComposedRule
 from hecate_core.errors import CompositionError, HecateError, InputError, nearest
-from hecate_core.forms import Affine, Factors, Linearised, Refused
+from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused
 from hecate_core.gates import MOMENTUM, RETAIN, WRITE, Gate
 from hecate_core.knobs.algorithms import GradientDescent, Momentum
 from hecate_core.knobs.biases import L2, Dot
@@ -33,6 +33,7 @@ from hecate_core.protocols import (
 from hecate_core.records import Params, State, Tokens
 from hecate_core.registry import registry
 from hecate_core.shapes import Bool, Float, Int, Tensor
+from hecate_core.tasks import Sample, Task
 from hecate_core.weights import Weights
 
 __all__ = [
@@ -54,9 +55,9 @@ __all__ = [
     "ComposedRule",
     "Composition",
     "CompositionError",
-    "DeltaGradientDescent",
     "DecayedLinearPair",
     "Decays",
+    "DeltaGradientDescent",
     "Dot",
     "Factors",
     "Float",
@@ -72,6 +73,7 @@ __all__ = [
     "Momentum",
     "NoDecay",
     "OutputGate",
+    "Pace",
     "Param",
     "Params",
     "Rates",
@@ -79,10 +81,12 @@ __all__ = [
     "Refused",
     "Retention",
     "RowDecay",
+    "Sample",
     "ScalarDecay",
     "State",
     "Strategy",
     "Structure",
+    "Task",
     "Tensor",
     "Tokens",
     "Trace",

@@ -18,7 +18,7 @@ from hecate_core.config import Config, config_digest, config_plain
 from hecate_core.corpus import Corpus, open_corpus
 from hecate_core.differentiation import Tape, cut
 from hecate_core.errors import DivergedError, InputError
-from hecate_core.evaluation import bits_per_byte
+from hecate_core.evaluation import bits_per_byte, refuse_small_vocab, task_scores
 from hecate_core.generators import Generators
 from hecate_core.levels import Conductor
 from hecate_core.model import LanguageModel, next_token_loss
@@ -29,6 +29,7 @@ from hecate_core.run_folder import RunFolder, demand_names, load_module
 from hecate_core.schedule import rate
 from hecate_core.shapes import Tensor
 from hecate_core.stream import Chunk, ContextStream
+from hecate_core.tasks import Task, TaskStream
 
 Record = dict[str, Any]
 Watcher = Callable[[Record], None]
@@ -47,9 +48,15 @@ class Build:
             self.model: LanguageModel = compose(config).to(self.device, getattr(torch, run.dtype))
             self._choose_optimizer()
         self.plugins = [used.record() for used in recording.used()]
-        self.stream = ContextStream(
-            self.corpus.train, batch=data.batch, chunk_tokens=data.length, documents=self.corpus.documents
-        )
+        self.task: Task | None = None if data.task is None else registry().create("task", data.task)
+        self.stream: ContextStream | TaskStream
+        if self.task is not None:
+            refuse_small_vocab(self.task, config.model.vocab)
+            self.stream = TaskStream(self.task, batch=data.batch, seed=config.seed)
+        else:
+            self.stream = ContextStream(
+                self.corpus.train, batch=data.batch, chunk_tokens=data.length, documents=self.corpus.documents
+            )
         self.state: State = self.model.init_state(data.batch)
 
     def _choose_optimizer(self) -> None:
@@ -112,6 +119,8 @@ class Build:
     def _opens_context(self) -> bool:
         """Whether the next chunk begins with a fresh state: `data.context` tokens have gone by."""
         context = self.config.data.context
+        if self.task is not None:
+            return self.state.position > 0
         return context is not None and self.state.position >= context
 
     def _autocast(self) -> AbstractContextManager[object]:
@@ -120,7 +129,9 @@ class Build:
         return torch.autocast(self.device.type, dtype=getattr(torch, self.config.run.autocast))
 
     def evaluate(self) -> Record:
-        """Held-out bits per byte with the memory on and off (the same without a memory)."""
+        """Held-out bits per byte (of a task: accuracy) with the memory on and, where there is one, off."""
+        if self.task is not None:
+            return task_scores(self.model, self.task, self.config.seed, memory=self.config.model.memory is not None)
         held = self.corpus.heldout
         found = {"bits_per_byte": bits_per_byte(self.model, held)}
         if self.config.model.memory is not None:
@@ -202,7 +213,8 @@ def build(
 
 def _loop(made: Build, folder: RunFolder, tell: Watcher) -> None:
     run = made.config.run
-    tokens = made.config.data.batch * made.config.data.length * run.accumulate
+    length = made.config.data.length if made.task is None else made.task.tokens
+    tokens = made.config.data.batch * length * run.accumulate
     while made.steps_done < run.steps:
         started = time.perf_counter()
         record = made.step()

@@ -1,4 +1,4 @@
-"""Bits per byte on passages that the model has never seen, each read alone from a fresh memory."""
+"""Scores on what the model has never seen, every context read alone from a fresh memory: bits per byte, accuracy."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from hecate_core.errors import DataError
+from hecate_core.errors import DataError, InputError
 from hecate_core.model import LanguageModel
+from hecate_core.tasks import HELD_OUT, Task, drawn
 
 BATCH = 16  # passages at once, of neighbouring lengths so that little is padded
 
@@ -19,6 +20,8 @@ def bits_per_byte(model: LanguageModel, passages: Sequence[bytes], *, remember: 
     Padding stands after a passage's last byte, where nothing that is counted can see it. Raises DataError when no
     passage has two bytes.
     """
+    if model.vocab < 256:
+        raise InputError(f"evaluation: text needs 256 ids, the model has {model.vocab}; score it on its own task")
     device = model.head.weight.device
     ordered = sorted((passage for passage in passages if len(passage) > 1), key=len)
     if not ordered:
@@ -39,3 +42,57 @@ def bits_per_byte(model: LanguageModel, passages: Sequence[bytes], *, remember: 
         total += float(nats[counts].sum())
         counted += int(counts.sum())
     return total / counted / math.log(2.0)
+
+
+CONTEXTS = 256  # contexts that score a task
+
+
+@torch.inference_mode()
+def accuracy(model: LanguageModel, task: Task, seed: int, *, remember: bool = True) -> float:
+    """Share of the counted targets that the likeliest id gets right, over held-out contexts of a seed."""
+    refuse_small_vocab(task, model.vocab)
+    device = model.head.weight.device
+    right = counted = 0
+    for part in range(0, CONTEXTS, BATCH):
+        ids, targets = (one.to(device) for one in drawn(task, BATCH, seed, HELD_OUT, part))
+        write = None if remember else torch.zeros(ids.shape, dtype=torch.bool, device=device)
+        logits, _ = model(ids, model.init_state(BATCH), write)
+        asked = targets >= 0
+        right += int((logits.argmax(-1)[asked] == targets[asked]).sum())
+        counted += int(asked.sum())
+    return right / counted
+
+
+@torch.inference_mode()
+def lift(model: LanguageModel, task: Task, seed: int, *, remember: bool = True) -> float:
+    """How many bits per counted target the right context is worth against the context of the next row.
+
+    Positive where the model uses what stood in the context, 0 where it only knows the form of an answer.
+    """
+    refuse_small_vocab(task, model.vocab)
+    device, gained, counted = model.head.weight.device, 0.0, 0
+    for part in range(0, CONTEXTS, BATCH):
+        ids, targets = (one.to(device) for one in drawn(task, BATCH, seed, HELD_OUT, part))
+        write = None if remember else torch.zeros(ids.shape, dtype=torch.bool, device=device)
+        logits, _ = model(ids, model.init_state(BATCH), write)
+        bits = -logits.double().log_softmax(-1) / math.log(2.0)
+        asked = (targets >= 0) & (targets.roll(1, 0) >= 0)
+        own, other = targets[asked], targets.roll(1, 0)[asked]
+        chosen = bits[asked]
+        gained += float((chosen.gather(1, other[:, None]) - chosen.gather(1, own[:, None])).sum())
+        counted += int(asked.sum())
+    return gained / counted
+
+
+def task_scores(model: LanguageModel, task: Task, seed: int, *, memory: bool) -> dict[str, float]:
+    """Accuracy and chance, and with a memory the accuracy with all writes masked."""
+    scores = {"accuracy": accuracy(model, task, seed), "chance": task.chance}
+    if memory:
+        scores["accuracy_memory_off"] = accuracy(model, task, seed, remember=False)
+    return scores
+
+
+def refuse_small_vocab(task: Task, vocab: int) -> None:
+    """InputError where a task uses ids that the model does not have."""
+    if task.vocab > vocab:
+        raise InputError(f'task "{task.name}" uses {task.vocab} ids; expected model.vocab >= {task.vocab}, not {vocab}')

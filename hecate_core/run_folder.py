@@ -6,6 +6,7 @@ RUN/metrics.jsonl   one record per step; everything but "seconds" repeats bit fo
 RUN/checkpoints/step-N/
 """
 
+import json
 import os
 import platform
 from collections.abc import Mapping
@@ -18,10 +19,11 @@ import hecate_core
 from hecate_core import files
 from hecate_core.blueprint import compose
 from hecate_core.checkpoint import CheckpointFolder, complete, load
-from hecate_core.config import Config, config_digest, config_json, config_plain, load_config, make_config
+from hecate_core.config import Config, config_digest, config_json, config_plain, make_config
 from hecate_core.corpus import Corpus
 from hecate_core.errors import CheckpointError, InputError
 from hecate_core.model import LanguageModel
+from hecate_core.registry.oneline import told
 from hecate_core.shapes import Tensor
 
 Record = dict[str, Any]
@@ -152,9 +154,16 @@ def load_run(path: Path | str, step: int | None = None) -> tuple[LanguageModel, 
     return model, config
 
 
-def load_config_of(path: Path | str) -> Config:
-    """The resolved config of a run."""
-    return load_config(Path(path) / "config.json")
+def load_manifest(path: Path | str) -> Record:
+    """The manifest of a run; CheckpointError where it is missing or damaged."""
+    place = Path(path) / "manifest.json"
+    try:
+        found = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{place}: {told(error)}; expected the manifest of a run") from None
+    if not isinstance(found, dict) or found.get("schema") != "hecate.run/1":
+        raise CheckpointError(f'{place}: no manifest of a run; expected schema "hecate.run/1"')
+    return found
 
 
 def load_module(module: torch.nn.Module, tensors: Mapping[str, Tensor], place: str = "model") -> None:

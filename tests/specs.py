@@ -14,8 +14,8 @@ from hecate_core.registry.origin import Component
 
 ROOT = Path(__file__).parents[1] / "specs"
 
-# Kinds whose mathematics stands in a specification; a pair, a task and a sink are not mathematics of their own.
-SPECIFIED = ("rule", "structure", "bias", "retention", "algorithm", "strategy", "composition", "optimizer")
+# Kinds whose mathematics stands in a specification; a pair and a sink are not mathematics of their own.
+SPECIFIED = ("rule", "structure", "bias", "retention", "algorithm", "strategy", "composition", "optimizer", "task")
 
 _CONTRACT = re.compile(r"^```CONTRACT\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

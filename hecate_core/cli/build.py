@@ -144,8 +144,14 @@ def _difference(before: Path, after: Path) -> str | None:
 
 def _lines(path: Path, final: dict[str, Any], replay: Path | None, differs: str | None) -> Sequence[str]:
     lines = [f"run            {path}"]
-    names = {"bits_per_byte": "held-out", "bits_per_byte_memory_off": "memory off"}
-    lines += [f"{label:<14} {final[key]:.3f} bits per byte" for key, label in names.items() if key in final]
+    shown = {
+        "bits_per_byte": ("held-out", "bits per byte"),
+        "bits_per_byte_memory_off": ("memory off", "bits per byte"),
+        "accuracy": ("held-out", "of the targets right"),
+        "accuracy_memory_off": ("memory off", "of the targets right"),
+        "chance": ("chance", "of the targets right"),
+    }
+    lines += [f"{label:<14} {final[key]:.3f} {unit}" for key, (label, unit) in shown.items() if key in final]
     if replay is not None:
         lines.append(f"replay         {differs}" if differs else f"replay         equal to {replay}, bit for bit")
     return lines

@@ -9,7 +9,7 @@ from typer import Exit, Option, Typer
 from typer.main import get_command
 
 import hecate_core
-from hecate_core.cli import build, demo, doctor, generate, plugins, strangers
+from hecate_core.cli import build, demo, doctor, evaluate, generate, plugins, strangers
 from hecate_core.cli.command import command
 from hecate_core.cli.faults import report
 
@@ -18,6 +18,7 @@ OURS: dict[str, Callable[..., int | None]] = {
     "demo": demo.demo,
     "build": build.build,
     "generate": generate.generate,
+    "eval": evaluate.evaluate,
     "plugins": plugins.plugins,
     "doctor": doctor.doctor,
 }

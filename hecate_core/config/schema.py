@@ -19,6 +19,7 @@ class Data:
     """What is read, and in which portions."""
 
     path: str | None = field(default=None, validator=filled)  # a text file; none: the text in the package
+    task: Reference | None = None  # a synthetic task instead of a text; its contexts are the chunks
     batch: int = field(default=8, validator=at_least(1))  # rows that stream side by side
     length: int = field(default=256, validator=at_least(1))  # tokens per row and step
     context: int | None = field(default=None, validator=at_least(1))  # tokens until a fresh state; none: carry on

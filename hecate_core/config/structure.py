@@ -138,6 +138,8 @@ def _optional_class(kind: Any) -> Any:
 def _optional(value: Any, kind: Any, converter: Converter) -> Any:
     if value is None or value == "none":
         return None
+    if _optional_class(kind) is Reference:
+        return _reference(value)
     if not isinstance(value, Mapping):
         raise WrongValueError(value, f"a table or {expected(types.NoneType)}")
     return converter.structure(value, _optional_class(kind))

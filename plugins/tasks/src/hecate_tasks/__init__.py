@@ -1,0 +1,1 @@
+"""Distribution hecate-tasks; what it registers stands in plugin.py."""

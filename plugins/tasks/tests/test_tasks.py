@@ -1,0 +1,161 @@
+"""The generators match their published definitions, and leaked answers score 1 while a constant scores chance."""
+
+import math
+
+import pytest
+import torch
+from hecate_tasks.copying import Copy, RepeatedPattern
+from hecate_tasks.mqar import MultiQueryRecall
+from hecate_tasks.passkey import Passkey
+from hecate_tasks.words import Parity, SymmetricGroup
+from torch import Tensor, nn
+
+from hecate_core.composing import registry
+from hecate_core.errors import CheckpointError, InputError
+from hecate_core.evaluation import accuracy, lift
+from hecate_core.records import State
+from hecate_core.tasks import TaskStream, drawn
+
+TASKS = registry().names("task")
+
+
+class Leaky(nn.Module):
+    """A model that is told the answers: logits are 1 at the target of the task's held-out contexts."""
+
+    def __init__(self, answers: dict[bytes, Tensor], vocab: int, constant: int | None = None) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, vocab)
+        self.vocab, self._answers, self._constant = vocab, answers, constant
+
+    def init_state(self, batch: int) -> State:
+        return State()
+
+    def forward(self, ids: Tensor, state: State, write: Tensor | None = None) -> tuple[Tensor, State]:
+        if self._constant is not None:
+            chosen = torch.full_like(ids, self._constant)
+        else:
+            chosen = torch.stack([self._answers[row.numpy().tobytes()] for row in ids]).clamp(min=0)
+        return torch.nn.functional.one_hot(chosen, self.vocab).double() * 20.0, state
+
+
+def answers(task: object) -> dict[bytes, Tensor]:
+    found = {}
+    for part in range(0, 256, 16):
+        ids, targets = drawn(task, 16, 0, "held-out", part)  # type: ignore[arg-type]
+        found |= {row.numpy().tobytes(): target for row, target in zip(ids, targets, strict=True)}
+    return found
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_leaked_answers_score_one_and_a_constant_scores_chance(name: str) -> None:
+    task = registry().create("task", name)
+    assert accuracy(Leaky(answers(task), task.vocab), task, 0) == 1.0  # type: ignore[arg-type]
+    constants = [accuracy(Leaky({}, task.vocab, c), task, 0) for c in range(task.vocab)]  # type: ignore[arg-type]
+    assert sum(constants) == pytest.approx(1.0, abs=1e-9)
+    assert max(constants) < task.chance + 0.1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_contexts_depend_on_seed_and_number_alone(name: str) -> None:
+    task = registry().create("task", name)
+    one, two = drawn(task, 4, 0, 7), drawn(task, 4, 0, 7)
+    assert torch.equal(one.ids, two.ids)
+    assert not torch.equal(one.ids, drawn(task, 4, 0, 8).ids)
+    assert not torch.equal(one.ids, drawn(task, 4, 1, 7).ids)
+    assert one.ids.dtype == one.targets.dtype == torch.int64
+
+
+def test_mqar_asks_every_key_for_its_value() -> None:
+    task = MultiQueryRecall(vocab=64, tokens=48, pairs=6)
+    ids, targets = drawn(task, 200, 0, "check")
+    for row, wanted in zip(ids, targets, strict=True):
+        pairs = dict(zip(row[:12:2].tolist(), row[1:12:2].tolist(), strict=True))
+        asked = (wanted >= 0).nonzero().flatten().tolist()
+        assert sorted(row[asked].tolist()) == sorted(pairs)
+        assert all(pairs[int(row[at])] == int(wanted[at]) for at in asked)
+        assert all(at >= 12 and at % 2 == 0 for at in asked)
+        assert all(1 <= key < 32 <= value for key, value in pairs.items())
+
+
+def test_mqar_gaps_follow_the_power_law() -> None:
+    """With one pair there is no exclusion between queries: frequencies are the formula's."""
+    task = MultiQueryRecall(vocab=16, tokens=22, pairs=1, power=0.3)
+    _, targets = drawn(task, 20_000, 0, "law")
+    slots = ((targets >= 0).int().argmax(1) - 2) // 2
+    found = torch.bincount(slots, minlength=10).double() / 20_000
+    weights = torch.tensor([slot ** (0.3 - 1.0) for slot in range(1, 11)], dtype=torch.float64)
+    assert torch.allclose(found, weights / weights.sum(), atol=0.012)
+
+
+def test_parity_is_the_running_xor() -> None:
+    ids, targets = drawn(Parity(tokens=30), 50, 0, "check")
+    for row, wanted in zip(ids.tolist(), targets.tolist(), strict=True):
+        state = 0
+        for bit, expected in zip(row, wanted, strict=True):
+            state ^= bit
+            assert state == expected
+
+
+def test_s3_is_a_group_that_does_not_commute() -> None:
+    table = SymmetricGroup()._table
+    assert torch.equal(table[0], torch.arange(6))
+    assert all(sorted(row) == list(range(6)) for row in table.tolist())
+    assert not torch.equal(table, table.T)
+    for a in range(6):
+        for b in range(6):
+            assert torch.equal(table[table[a, b]], table[a][table[b]])
+
+
+def test_copy_and_recall_repeat_what_was_read() -> None:
+    ids, targets = drawn(Copy(vocab=9, symbols=5), 20, 0, "check")
+    assert torch.equal(targets[:, 5:], ids[:, :5])
+    assert bool((ids[:, 5] == 8).all())
+    ids, targets = drawn(RepeatedPattern(), 20, 0, "check")
+    assert torch.equal(targets[:, 8:], ids[:, 1:-7])
+    assert bool((targets[:, :7] == -1).all())
+
+
+def test_passkey_stands_in_the_text_and_lift_measures_its_use() -> None:
+    task = Passkey(tokens=200)
+    ids, targets = drawn(task, 64, 0, "check")
+    depths = []
+    for row, wanted in zip(ids, targets, strict=True):
+        text, key = bytes(row.tolist()), bytes(wanted[wanted >= 0].tolist())
+        assert b" the key is " + key + b" keep it. " in text
+        depths.append(text.index(b" the key is "))
+    assert min(depths) < 30 < 80 < max(depths)
+    told = Leaky(answers(task), 256)
+    assert lift(told, task, 0) > 10.0  # type: ignore[arg-type]
+    assert lift(Leaky({}, 256, 48), task, 0) == pytest.approx(0.0, abs=2.0)  # type: ignore[arg-type]
+    assert math.isfinite(lift(told, task, 1 - 1))  # type: ignore[arg-type]
+
+
+def test_stream_is_restored_anywhere_and_refuses_what_is_not_its_own() -> None:
+    task = Parity(tokens=8)
+    stream = TaskStream(task, batch=3, seed=5)
+    chunks = [stream.next_chunk() for _ in range(6)]
+    cursor = stream.cursor(pulse_id=6).as_dict()
+    for chunk_id in range(6):
+        again = TaskStream(task, batch=3, seed=5)
+        again.restore({**cursor, "chunk_id": chunk_id}, pulse_id=6)
+        assert torch.equal(again.next_chunk().input, chunks[chunk_id].input)
+    for change in ({"task": "s3"}, {"seed": 4}, {"chunk_id": -1}, {"chunk_id": "1"}, {"pulse_id": 5}):
+        with pytest.raises(CheckpointError):
+            TaskStream(task, batch=3, seed=5).restore({**cursor, **change}, pulse_id=6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MultiQueryRecall(tokens=20, pairs=8),
+        lambda: MultiQueryRecall(vocab=8, pairs=8),
+        lambda: Parity(tokens=0),
+        lambda: SymmetricGroup(tokens=0),
+        lambda: Copy(vocab=2),
+        lambda: RepeatedPattern(period=20),
+        lambda: Passkey(tokens=10),
+    ],
+)
+def test_impossible_sizes_are_refused(make: object) -> None:
+    with pytest.raises(InputError, match="expected"):
+        make()  # type: ignore[operator]
