@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _RULE = re.compile(r"^\s*\|?\s*:?-{2,}")
@@ -61,7 +62,7 @@ class Document:
         lines = self.text.splitlines()
         starts = [n for n, line in self._prose() if re.match(r"#{1,3} ", line)]
         bounds = [1, *starts, len(lines) + 1]
-        return [(a, b - 1, "\n".join(lines[a - 1 : b - 1])) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+        return [(a, b - 1, "\n".join(lines[a - 1 : b - 1])) for a, b in pairwise(bounds) if b > a]
 
 
 def documents(root: str, names: Iterable[str]) -> list[Document]:

@@ -84,15 +84,18 @@ def all_rules(plugins: bool = True) -> tuple[list[Rule], list[str]]:
 
 
 def find(rules: Iterable[Rule], word: str) -> list[Rule]:
-    """The rules that a word of the configuration means: an id, a name, a group, a prefix (`CS`, `PT-1`) or `all`."""
+    """The rules that a word of the configuration means: an id, a name, a group, a prefix (`CS`, `PT-1`) or `all`.
+
+    A group or prefix means its rules that are on by default (all of them where none is); `all` means every rule.
+    """
     listed = list(rules)
     upper = word.upper()
     exact = [rule for rule in listed if upper == rule.id or upper in rule.also or word == rule.name]
-    if exact or word in GROUPS:
-        return exact or [rule for rule in listed if rule.group == word]
-    if word in ("all", "ALL"):
-        return listed
-    return [rule for rule in listed if rule.id.startswith(upper) and upper[:2].isalpha()]
+    if exact or word in ("all", "ALL"):
+        return exact or listed
+    is_prefix = upper[:2].isalpha()
+    meant = [rule for rule in listed if rule.group == word or (is_prefix and rule.id.startswith(upper))]
+    return [rule for rule in meant if rule.default] or meant
 
 
 def chosen(rules: list[Rule], select: list[str], ignore: list[str], extend: list[str]) -> list[Rule]:

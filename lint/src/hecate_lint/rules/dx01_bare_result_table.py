@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from hecate_lint.conformance.project import Project, Remark
 
 RESULT = re.compile(
-    r"tok(ens?)?\s*(/|per)\s*\S*s|\bms\b|µs|\bus\b|speed-?up|throughput|tflops|gb/s|bits per byte|\bbpb\b|perplexity",
+    r"tok(ens?)?\s*(/|per)\s*\S*s|\bms\b|\u00b5s|\bus\b|speed-?up|throughput|tflops|gb/s|bits per byte"
+    r"|\bbpb\b|perplexity",
     re.I,
 )
 _NEEDS = {

@@ -17,7 +17,8 @@ _CIRCUMSTANCE = re.compile(
     r"^(batch( size)?|device|hardware|gpu|cpu|machine|precision|dtype|compiled?|hours|time budget|steps)$", re.I
 )
 _SAYS = re.compile(
-    r"differ|not comparable|unequal|same (batch|device|hardware|machine|budget)|each row|per (device|batch|precision)|by (device|batch)",
+    r"differ|not comparable|unequal|same (batch|device|hardware|machine|budget)|each row|per (device|batch|precision)"
+    r"|by (device|batch)",
     re.I,
 )
 

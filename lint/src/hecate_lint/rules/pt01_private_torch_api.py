@@ -68,7 +68,7 @@ norms = torch._foreach_norm(grads)  # <-
 from torch._inductor import config  # <-
 # ---
 import torch._dynamo as td  # <-
-td.reset()  # <-
+td.reset()
 # ---
 y = torch.ops._quantized.linear(x)  # <-
 # ---
@@ -80,7 +80,7 @@ from torch.nn.modules.conv import _ConvNd  # <-
             if isinstance(parent(node), ast.Attribute):
                 continue
             dotted = file.names.resolve(node)
-            if dotted is not None and _is_private(dotted):
+            if dotted is not None and _is_private(dotted) and not _imported_privately(file, node):
                 public = _PUBLIC.get(dotted)
                 mend = f"use {public}" if public else ""
                 yield Hit(node, f"`{dotted}` is private to torch", mend=mend, fixable=dotted in _SAFE, data=public)
@@ -102,6 +102,19 @@ from torch.nn.modules.conv import _ConvNd  # <-
         import libcst.matchers as m
 
         return hit.data if m.matches(node, m.Attribute(value=m.Attribute(value=m.Name("torch")))) else None
+
+
+def _imported_privately(file: File, node: ast.AST) -> bool:
+    """Whether the chain starts at a name whose import was reported already."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    for binder in file.names.bound(node) or () if isinstance(node, ast.Name) else ():
+        if isinstance(binder, ast.alias):
+            above = parent(binder)
+            module = (above.module or "") + "." if isinstance(above, ast.ImportFrom) else ""
+            if _is_private(module + binder.name) and (binder.asname or isinstance(above, ast.ImportFrom)):
+                return True
+    return False
 
 
 def _is_private(dotted: str) -> bool:
