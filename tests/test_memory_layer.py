@@ -3,6 +3,7 @@
 import copy
 import io
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load, save
 from hecate_core import MemoryLayer
 from hecate_core.composing import rule_of
 from hecate_core.errors import InputError
+from hecate_core.forms import Linearised, Refused
 from hecate_core.records import State
 from hecate_core.registry import registry
 from hecate_core.shapes import Tensor
@@ -154,22 +156,35 @@ def test_no_token_changes_nothing_and_one_token_is_a_call(rule: str, strategy: s
     assert layer(x[:, :0])[0].shape == (2, 0, 8)
 
 
+def projection(rule: str) -> Callable[[Tensor], Tensor] | None:
+    """What brings a rule's memory back to its domain at chunk ends, None for most."""
+    form = rule_of(rule).offers(Linearised)
+    return None if isinstance(form, Refused) else form.project
+
+
+def settled(rule: str, state: State) -> dict[str, Tensor]:
+    """The state's tensors by name, memories in their domain: inside a chunk they may be stored outside."""
+    back = projection(rule)
+    return {name: back(one) if back and ".rule.memory" in name else one for name, one in state.flat().items()}
+
+
 @pytest.mark.parametrize(("rule", "strategy"), CELLS)
 def test_a_write_mask_lets_the_memory_rest_and_the_reads_go_on(rule: str, strategy: str) -> None:
     layer, x = layer_of(rule, strategy, levels=(1,)), sentence()
     _, state = layer(x)
     y, after = layer(x, state, torch.zeros(2, 9, dtype=torch.bool))
     assert bool(y.abs().max() > 0)
-    before = state.flat()
-    for name, one in after.flat().items():
+    before = settled(rule, state)
+    for name, one in settled(rule, after).items():
         if ".rule.memory" in name or ".rule.momentum" in name:
-            assert relative(one, before[name]) == 0.0, name
+            assert relative(one, before[name]) <= (0.0 if projection(rule) is None else 1e-6), name  # float32
     row = torch.tensor([[True], [False]]).expand(2, 9)
     _, mixed = layer(x, state, row)
     _, written = layer(x, state)
-    for name, one in mixed.flat().items():
+    for name, one in settled(rule, mixed).items():
         if ".rule.memory" in name:
-            assert torch.equal(one[1], before[name][1]), name
+            close = torch.equal if projection(rule) is None else torch.allclose
+            assert close(one[1], before[name][1]), name
             assert relative(one[0].detach(), written.flat()[name][0].detach()) < 1e-5, name
             assert not torch.equal(one[0], before[name][0]), name
 
