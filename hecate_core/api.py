@@ -74,6 +74,7 @@ __all__ = [
     "NoDecay",
     "OutputGate",
     "Pace",
+    "Pace",
     "Param",
     "Params",
     "Rates",
