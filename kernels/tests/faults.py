@@ -3,6 +3,12 @@
 from pathlib import Path
 
 import attrs
+from hecate_kernels import child
+from hecate_kernels.check import check_pair
+from hecate_kernels.flatten import DEVICE
+from hecate_kernels.pair import CheckedPair
+
+LIMITS = child.Limits(wall_s=60, cpu_s=60)
 
 
 @attrs.frozen
@@ -26,3 +32,20 @@ class Fault:
         target = folder / source.name
         target.write_text(changed)
         return target
+
+
+def plant(fault: Fault, file: Path, source: Path, folder: Path) -> Path:
+    """A copy of a pair's sources with the fault in `file`; returns the `.cu`."""
+    for beside in [*source.parent.glob("*.cuh"), source]:
+        (folder / beside.name).write_text(beside.read_text())
+    fault.plant(file, folder)
+    return folder / source.name
+
+
+def assert_found(pair: CheckedPair, checks: tuple[str, ...] = ("numbers", "address", "race")) -> str:
+    """The net finds the fault, at a place in the planted sources or in a device header, and not because it does not compile."""
+    lines = check_pair("planted", pair, checks=checks, limits=LIMITS)
+    found = next((line.text for line in lines if not line.good), "")
+    assert found.startswith((str(pair.kernels.source.parent), str(DEVICE))), found
+    assert "(g++)" not in found, "a fault that does not compile was not planted"
+    return found

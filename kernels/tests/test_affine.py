@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults import Fault
-from hecate_kernels import child
+from faults import Fault, assert_found, plant
 from hecate_kernels.affine import AffineKernels, AffineOnHost
-from hecate_kernels.affine_layout import Layout, shared_bytes
+from hecate_kernels.affine_layout import shared_bytes
 from hecate_kernels.check import check_pair
 from hecate_kernels.compare import differences
 from hecate_kernels.failure import KernelError
@@ -19,7 +18,7 @@ from hecate_kernels.pair import Trial
 from hecate_core.api import AffineTokens, InputError
 
 SOURCE = AffineOnHost().kernels.source
-LIMITS = child.Limits(wall_s=60, cpu_s=60)
+BACKWARD_SOURCE = SOURCE.with_name("affine_backward.cuh")
 
 
 class OneTrial(AffineKernels):
@@ -58,26 +57,10 @@ BACKWARD = [
 ]  # fmt: skip
 
 
-def _plant(fault: Fault, name: str, folder: Path) -> Path:
-    """A copy of the pair's sources with the fault in one of them; returns the `.cu`."""
-    for file in SOURCE.parent.glob("affine*.cu*"):
-        (folder / file.name).write_text(file.read_text())
-    fault.plant(SOURCE.with_name(name), folder)
-    return folder / SOURCE.name
-
-
-def _assert_found(source: Path) -> None:
-    lines = check_pair("affine", OneTrial(source), checks=("numbers", "address", "race"), limits=LIMITS)
-    found = next((line.text for line in lines if not line.good), "")
-    assert found.startswith(str(source.parent))
-    assert "(g++)" not in found, "a fault that does not compile was not planted"
-
-
 @pytest.mark.parametrize("fault", [FORWARD[5], BACKWARD[5]])
 def test_racecheck_alone_sees_blocks_race(fault: Fault, tmp_path: Path) -> None:
-    source = _plant(fault, "affine.cu" if fault in FORWARD else "affine_backward.cuh", tmp_path)
-    (line,) = check_pair("affine", OneTrial(source), checks=("race",), limits=LIMITS)
-    assert "data race" in line.text
+    file = SOURCE if fault in FORWARD else BACKWARD_SOURCE
+    assert "data race" in assert_found(OneTrial(plant(fault, file, SOURCE, tmp_path)), ("race",))
 
 
 def test_every_case_agrees_with_the_recurrence_in_float64() -> None:
@@ -109,12 +92,12 @@ def test_the_full_product_passes(check: str) -> None:
 
 @pytest.mark.parametrize("fault", FORWARD, ids=lambda fault: fault.name)
 def test_faults_planted_in_the_forward_are_found(fault: Fault, tmp_path: Path) -> None:
-    _assert_found(_plant(fault, "affine.cu", tmp_path))
+    assert_found(OneTrial(plant(fault, SOURCE, SOURCE, tmp_path)))
 
 
 @pytest.mark.parametrize("fault", BACKWARD, ids=lambda fault: fault.name)
 def test_faults_planted_in_the_backward_are_found(fault: Fault, tmp_path: Path) -> None:
-    _assert_found(_plant(fault, "affine_backward.cuh", tmp_path))
+    assert_found(OneTrial(plant(fault, BACKWARD_SOURCE, SOURCE, tmp_path)))
 
 
 def _tokens(length: int, width: int = 16, dtype: torch.dtype = torch.float32) -> AffineTokens:
@@ -160,8 +143,8 @@ def test_the_declared_shared_memory_is_what_the_kernels_carve(
 ) -> None:
     from hecate_kernels import affine
 
-    def too_little(key_width: int, layout: Layout, *rest: object) -> int:
-        return shared_bytes(key_width, layout, *rest) - (128 if rest[-1] == backward else 0)  # type: ignore[arg-type]
+    def too_little(*given: object, backward: bool) -> int:
+        return shared_bytes(*given, backward=backward) - 128  # type: ignore[arg-type]
 
     tokens = _tokens(3, dtype=dtype)
     surprise = torch.zeros(2, 1, 16, 16) if has_momentum else None

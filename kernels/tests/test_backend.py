@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from hecate_core import MemoryLayer, memory
 
 STEPS = 20

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from hecate_core.api import AffineTokens, InputError
-from hecate_kernels.affine_layout import THREADS, Layout, fitting, shared_bytes
+from hecate_kernels.affine_layout import SIZES, shared_bytes
 from hecate_kernels.affine_trials import trials
 from hecate_kernels.launch import launcher
+from hecate_kernels.layout import THREADS, Layout, fitting
+from hecate_kernels.operands import ELEMENTS, accepted, or_nothing, plain, strides, unit_stride
 from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
-
-_ELEMENTS = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 KERNELS = KernelPair(
     op="affine",
@@ -56,7 +56,12 @@ class _Shape(NamedTuple):
         cls, widths: tuple[int, int], element: torch.dtype, switches: tuple[bool, bool, bool], limit: int
     ) -> "_Shape":
         """As much at once as fits into `limit` bytes; switches are erase, momentum, inject."""
-        return cls(*widths, element, *switches, fitting(*widths, element, switches[1], limit))
+        place = f'op "affine": head size {widths[0]} in {str(element).removeprefix("torch.")}'
+
+        def needs(layout: Layout) -> int:
+            return shared_bytes(widths[0], layout, element, switches[1], backward=True)
+
+        return cls(*widths, element, *switches, fitting(place, SIZES, widths[1], needs, limit))
 
     @property
     def groups(self) -> int:
@@ -71,7 +76,7 @@ class _Shape(NamedTuple):
             CHUNK=self.layout.chunk,
             ROWS=self.layout.rows,
             THREADS=THREADS,
-            ELEMENT=_ELEMENTS[self.element],
+            ELEMENT=ELEMENTS[self.element],
             MOMENTUM=int(self.has_momentum),
             ERASE=int(self.has_erase),
             INJECT=int(self.has_inject),
@@ -107,19 +112,19 @@ class AffineKernels:
         starts = tokens.v.new_empty(batch, heads, chunks, parts, shape.value_width, shape.key_width)
         updates = torch.empty_like(y)
         memory = memory.float().contiguous()
-        surprise = None if surprise is None else surprise.float().contiguous()
+        surprise = plain(surprise)
         end = torch.empty_like(memory)
-        surprise_end = _nothing(memory) if surprise is None else torch.empty_like(surprise)
+        surprise_end = torch.empty_like(or_nothing(surprise, memory))
         self._where.launch(
             shape.kernel("affine_forward", self.kernels.source),
             (shape.groups, batch * heads, 1),
             (THREADS, 1, 1),
             [
                 *tokens[:3],
-                *(stride for one in tokens[:3] for stride in _strides(one)),
-                *_coefficients(tokens, memory),
+                *strides(*tokens[:3]),
+                *(or_nothing(one, memory) for one in tokens[3:]),
                 memory,
-                _nothing(memory) if surprise is None else surprise,
+                or_nothing(surprise, memory),
                 Out(y),
                 Out(end),
                 Out(surprise_end),
@@ -143,10 +148,10 @@ class AffineKernels:
         """See `hecate_core.api.AffinePair`."""
         tokens, shape = _accepted(tokens, self._where)
         batch, heads, length, _ = tokens.k.shape
-        d_out = _unit_stride(d_out.to(tokens.v.dtype))
+        d_out = unit_stride(d_out.to(tokens.v.dtype))
         d_memory_end, d_surprise_end = d_ends
         d_memory_end = d_memory_end.float().contiguous()
-        given_end = _nothing(d_memory_end) if d_surprise_end is None else d_surprise_end.float().contiguous()
+        given_end = or_nothing(plain(d_surprise_end), d_memory_end)
         d_memory, d_surprise = torch.empty_like(d_memory_end), torch.empty_like(given_end)
         dq, dk = d_memory_end.new_empty(2, shape.groups, batch, heads, length, shape.key_width)
         dv = torch.empty_like(tokens.v, memory_format=torch.contiguous_format)
@@ -158,8 +163,8 @@ class AffineKernels:
             [
                 *tokens[:3],
                 d_out,
-                *(stride for one in (*tokens[:3], d_out) for stride in _strides(one)),
-                *_coefficients(tokens, d_memory),
+                *strides(*tokens[:3], d_out),
+                *(or_nothing(one, d_memory) for one in tokens[3:]),
                 *saved,
                 d_memory_end,
                 given_end,
@@ -182,7 +187,7 @@ class AffineKernels:
         """Everything switched on at all head sizes; the simpler rules at one."""
         everything, delta, hebbian = (True, True, True), (True, False, False), (False, False, False)
         cases = [(width, everything) for width in (16, 64, 100, 128, 256)] + [(64, delta), (64, hebbian)]
-        for element in _ELEMENTS:
+        for element in ELEMENTS:
             for width, switches in cases:
                 try:
                     shape = _Shape.fitting((width, width), element, switches, shared_limit)
@@ -212,36 +217,6 @@ class AffineOnGpu(AffineKernels):
 
 def _accepted(tokens: AffineTokens, where: Launcher) -> tuple[AffineTokens, _Shape]:
     """Tokens as the kernels read them; InputError with the limits for what they cannot take."""
-    if tokens.v.dtype not in _ELEMENTS or not tokens.q.dtype == tokens.k.dtype == tokens.v.dtype:
-        given = ", ".join(str(one.dtype).removeprefix("torch.") for one in tokens[:3])
-        raise InputError(
-            f'op "affine": q, k, v are {given}; its kernels take float32 or bfloat16, or use backend = "reference"'
-        )
-    if max(tokens.k.shape[-1], tokens.v.shape[-1]) > KERNELS.head_sizes[1]:
-        raise InputError(
-            f'op "affine": head sizes {tokens.k.shape[-1]} and {tokens.v.shape[-1]}; '
-            f'its kernels take up to {KERNELS.head_sizes[1]}, or use backend = "reference"'
-        )
-    flat = [_unit_stride(one) for one in tokens[:3]]
-    rest = [None if one is None else one.float().contiguous() for one in tokens[3:]]
-    accepted = AffineTokens(*flat, *rest)
-    return accepted, _Shape.of(accepted, where.shared_limit(accepted.v))
-
-
-def _unit_stride(one: Tensor) -> Tensor:
-    """A view whose last axis lies together is taken as it is; broadcast and turned ones are copied."""
-    fits = one.stride(-1) == 1 and all(stride > 0 for stride in one.stride())
-    return one if fits else one.contiguous()
-
-
-def _strides(one: Tensor) -> tuple[np.int64, ...]:
-    return tuple(np.int64(stride) for stride in one.stride()[:3])
-
-
-def _coefficients(tokens: AffineTokens, like: Tensor) -> list[Tensor]:
-    return [_nothing(like) if one is None else one for one in tokens[3:]]
-
-
-def _nothing(like: Tensor) -> Tensor:
-    """What stands where a kernel takes a pointer that this specialisation never follows."""
-    return like.new_empty(1, dtype=torch.float32)
+    flat = accepted("affine", tokens[:3], KERNELS.head_sizes[1])
+    taken = AffineTokens(*flat, *(plain(one) for one in tokens[3:]))
+    return taken, _Shape.of(taken, where.shared_limit(taken.v))

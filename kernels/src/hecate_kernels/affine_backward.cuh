@@ -4,17 +4,6 @@
 #pragma once
 #include "affine_chunk.cuh"
 
-// Sums of x(t, r) over r for every token; one warp per token, every lane gets the sum.
-template <class Term, class Done>
-__device__ __forceinline__ void row_sums(int width, Term term, Done done) {
-    for (int t = threadIdx.x / 32; t < C; t += THREADS / 32) {
-        float sum = 0.0f;
-        for (int r = threadIdx.x % 32; r < width; r += 32) sum += term(t, r);
-        sum = warp_sum(sum);
-        if (threadIdx.x % 32 == 0) done(t, sum);
-    }
-}
-
 // What reaches the coefficients of one chunk, C floats each unless said otherwise.
 struct Reached {
     float *by_b, *by_gam, *by_h0;  // C + 1 each: adjoints of b, gam, h0 where they are used directly

@@ -9,4 +9,6 @@ def hecate_components() -> list[tuple[str, str, str]]:
     return [
         ("pair", "affine-host", "hecate_kernels.affine:AffineOnHost"),
         ("pair", "affine-nvrtc", "hecate_kernels.affine:AffineOnGpu"),
+        ("pair", "affine-column-host", "hecate_kernels.affine_column:ColumnOnHost"),
+        ("pair", "affine-column-nvrtc", "hecate_kernels.affine_column:ColumnOnGpu"),
     ]
