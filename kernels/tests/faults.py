@@ -43,7 +43,7 @@ def plant(fault: Fault, file: Path, source: Path, folder: Path) -> Path:
 
 
 def assert_found(pair: CheckedPair, checks: tuple[str, ...] = ("numbers", "address", "race")) -> str:
-    """The net finds the fault, at a place in the planted sources or in a device header, and not because it does not compile."""
+    """The net finds the fault, in the planted sources or a device header, and not because it fails to compile."""
     lines = check_pair("planted", pair, checks=checks, limits=LIMITS)
     found = next((line.text for line in lines if not line.good), "")
     assert found.startswith((str(pair.kernels.source.parent), str(DEVICE))), found

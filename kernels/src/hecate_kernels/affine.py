@@ -87,7 +87,7 @@ class _Shape(NamedTuple):
 
     def shared_bytes(self, backward: bool) -> int:
         """Dynamic shared memory of one block."""
-        return shared_bytes(self.key_width, self.layout, self.element, self.has_momentum, backward)
+        return shared_bytes(self.key_width, self.layout, self.element, self.has_momentum, backward=backward)
 
 
 class AffineKernels:
