@@ -74,7 +74,6 @@ __all__ = [
     "NoDecay",
     "OutputGate",
     "Pace",
-    "Pace",
     "Param",
     "Params",
     "Rates",
