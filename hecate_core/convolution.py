@@ -6,7 +6,7 @@ from torch import nn
 
 from hecate_core.errors import CompositionError
 from hecate_core.records import State
-from hecate_core.shapes import Float, Tensor
+from hecate_core.shapes import Bool, Float, Tensor
 
 
 class CausalConv(nn.Module):
@@ -30,13 +30,34 @@ class CausalConv(nn.Module):
         shape = (batch, self.kernel - 1, self.weight.shape[0])
         return State(tail=self.weight.new_zeros(shape, dtype=dtype, device=device).detach())
 
-    def forward(self, x: Float[Tensor, "B T D"], state: State | None = None) -> tuple[Float[Tensor, "B T D"], State]:
-        """The convolution of these tokens and the tail after them, in the tail's own dtype; None is a fresh state."""
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: State | None = None, starts: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """The convolution of these tokens and the tail after them, in the tail's own dtype; None is a fresh state.
+
+        Where `starts` is True a new document begins, and nothing before it is seen.
+        """
         count = x.shape[1]
         state = self.init_state(x.shape[0]) if state is None else state
         if count == 0:
             return x, state
         wide = torch.cat((state.tail.to(x.dtype), x), 1)
-        z = F.conv1d(wide.mT, self.weight.to(x.dtype), self.bias.to(x.dtype), groups=x.shape[2]).mT
-        tail = wide[:, count:].to(state.tail.dtype).clone(memory_format=torch.contiguous_format)
+        if starts is None:
+            z = F.conv1d(wide.mT, self.weight.to(x.dtype), self.bias.to(x.dtype), groups=x.shape[2]).mT
+            tail = wide[:, count:]
+        else:
+            z, tail = self._within_documents(wide, starts)
+        tail = tail.to(state.tail.dtype).clone(memory_format=torch.contiguous_format)
         return z, State(tail=tail, position=state.position + count)
+
+    def _within_documents(self, wide: Tensor, starts: Tensor) -> tuple[Float[Tensor, "B T D"], Tensor]:
+        """Tap by tap over `wide`, the tail and the tokens; a tap that reaches across a start is 0, in the tail too."""
+        count, taps = starts.shape[1], self.weight.to(wide.dtype)[:, 0]  # D K, the present token last
+        z = self.bias.to(wide.dtype) + taps[:, -1] * wide[:, self.kernel - 1 :]
+        document = F.pad(starts.long(), (self.kernel - 1, 0)).cumsum(1)  # what a start before the call cut is 0 already
+        for back in range(1, self.kernel):
+            first = self.kernel - 1 - back
+            same = document[:, first : first + count] == document[:, self.kernel - 1 :]
+            z = z + taps[:, -1 - back] * wide[:, first : first + count] * same.unsqueeze(-1)
+        kept = document[:, count:] == document[:, -1:]
+        return z, wide[:, count:] * kept.unsqueeze(-1)

@@ -14,7 +14,7 @@ from hecate_core.convolution import CausalConv
 from hecate_core.differentiation import autodiff
 from hecate_core.protocols import Widths
 from hecate_core.records import State, Tokens
-from hecate_core.shapes import Float, Tensor
+from hecate_core.shapes import Bool, Float, Tensor
 
 NORM_EPS = 1e-6
 
@@ -58,12 +58,14 @@ class Front(nn.Module):
         return State(conv=self.conv.init_state(batch)) if self.conv is not None else State()
 
     @autodiff
-    def forward(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Tokens, State]:
-        """The rule's inputs for these tokens and the state after them."""
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Tokens, State]:
+        """The rule's inputs for these tokens and the state after them; nothing is mixed across `starts`."""
         streams = self.project(x)
         mixed, plain = streams[..., : self._mixed_size], streams[..., self._mixed_size :]
         if self.conv is not None:
-            mixed, tail = self.conv(mixed, state.conv)
+            mixed, tail = self.conv(mixed, state.conv, starts)
             state = state.replace(conv=tail)
         if self._activation == "silu":
             mixed = F.silu(mixed)

@@ -13,6 +13,7 @@ from hecate_core.precision import widened
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
+from hecate_core.strategies.documents import restarting
 from hecate_core.widths import full_widths
 
 
@@ -29,6 +30,7 @@ def memory(
     backend: str = "auto",
     params: Mapping[str, Tensor] | None = None,
     write_mask: Bool[Tensor, "B T"] | None = None,
+    starts: Bool[Tensor, "B T"] | None = None,
     **inputs: Float[Tensor, "B H T W"],
 ) -> tuple[Float[Tensor, "B H T V"], State]:
     """Run one memory rule over a sequence: y_t is read after token t was written.
@@ -36,7 +38,9 @@ def memory(
     `rule` is a name, a table or an instance (`hecate plugins` lists them). `gates` are used values by role:
     retain in [0, 1] (1 keeps all), write >= 0 (inner step size), momentum in [0, 1]. `inputs` are further inputs that
     the rule declares. `params` are its outer parameters (default: its declared start, memory zero). Tokens where
-    `write_mask` is False are read and change nothing. The result's `state` continues where this call ended.
+    `write_mask` is False are read and change nothing. Where `starts` is True a new document begins: nothing written
+    before in that row is seen, exactly, or the call is refused with the reason. The result's `state` continues where
+    this call ended.
 
     Any T >= 0, float32, float64 or bfloat16 (state in float32 or wider). Gradients flow to every tensor given,
     the carried state included. Keys are not normalised here; rules assume |k| <= 1.
@@ -45,16 +49,19 @@ def memory(
     CompositionError where the strategy does not serve the rule.
     """
     made = rule_of(rule)
-    spread = strategy_of(strategy, made, chunk=chunk_size, backend=backend)
     given = {"q": q, "k": k, "v": v, **inputs}
     check_inputs(made, given, gates or {})
     tokens = Tokens.of({name: widened(one) for name, one in {**given, **(gates or {})}.items()})
+    if write_mask is not None and write_mask.shape != (q.shape[0], q.shape[2]):
+        raise InputError(f"write_mask is {list(write_mask.shape)}; expected [B, T] = [{q.shape[0]}, {q.shape[2]}]")
+    if starts is not None:
+        made, tokens = restarting(made, tokens, starts, write_mask, params)
+        write_mask = None
+    spread = strategy_of(strategy, made, chunk=chunk_size, backend=backend)
     record = _params(made, given, params)
     first = spread.init_state(made, record, q.shape[0]) if state is None else state
     if state is not None:
         check_state(spread.init_state(made, record, q.shape[0]), state)
-    if write_mask is not None and write_mask.shape != (q.shape[0], q.shape[2]):
-        raise InputError(f"write_mask is {list(write_mask.shape)}; expected [B, T] = [{q.shape[0]}, {q.shape[2]}]")
     y, after = spread(made, record, tokens, first, write_mask)
     return y.to(q.dtype), after
 

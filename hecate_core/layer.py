@@ -19,6 +19,7 @@ from hecate_core.precision import full_precision, widened
 from hecate_core.protocols import MemoryRule, Strategy, Widths
 from hecate_core.records import State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
+from hecate_core.strategies.documents import restarting, resting
 
 
 class LevelMemory(nn.Module):
@@ -75,21 +76,35 @@ class LevelMemory(nn.Module):
         return y.transpose(1, 2).flatten(2).to(inputs.q.dtype)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], state: State, write: Bool[Tensor, "B T"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        state: State,
+        write: Bool[Tensor, "B T"] | None = None,
+        starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
-        """Write where due and allowed, read everywhere; heads are merged in the result."""
-        inputs, front = self.front(x, state.front)
+        """Write where due and allowed, read everywhere, begin anew at `starts`; heads are merged in the result."""
+        inputs, front = self.front(x, state.front, starts)
         gates = self.gates(x)
         with full_precision(x.device):  # the memory has no digits to lose
-            y, rule = self._spread(inputs, gates, state.rule, state.position, write)
+            y, rule = self._spread(inputs, gates, state.rule, state.position, write, starts)
         return y, state.replace(front=front, rule=rule, position=state.position + x.shape[1])
 
     @autodiff
     def _spread(
-        self, inputs: Tokens, gates: Tokens, state: State, position: int, write: Tensor | None
+        self,
+        inputs: Tokens,
+        gates: Tokens,
+        state: State,
+        position: int,
+        write: Tensor | None,
+        starts: Tensor | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """The strategy over due runs, plain reads over resting ones, in stream order."""
         tokens, params = inputs.map(widened).replace(**gates), self.params.record()
+        rule = self._rule
+        if starts is not None:
+            rule, tokens = restarting(rule, tokens, starts, write)
+            write = None
         count, period = inputs.q.shape[2], self._spec.write_period
         resets = reset_offsets(position, count, self._spec.reset_period, self._grain)
         reads: list[Tensor] = []
@@ -99,7 +114,10 @@ class LevelMemory(nn.Module):
                 run = tokens.map(lambda one, a=begin + start, b=begin + stop: one[:, :, a:b])  # type: ignore[misc]
                 if due:
                     mask = None if write is None else write[:, begin + start : begin + stop]
-                    y, state = self._strategy(self._rule, params, run, state, mask)
+                    y, state = self._strategy(rule, params, run, state, mask)
+                elif starts is not None:  # a document may start while the level rests
+                    y, after = self._strategy(rule, params, resting(run), state)
+                    state = after.replace(position=state.position)
                 else:
                     y = self._rule.read(params, state, run.q)
                 reads.append(y)
@@ -127,12 +145,19 @@ class LeveledMemory(nn.Module):
         return State.of({f"level{i}": self._level(i).init_state(batch) for i in range(len(self.levels))})
 
     def absorb(
-        self, x: Float[Tensor, "B T D"], state: State, write: Bool[Tensor, "B T"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        state: State,
+        write: Bool[Tensor, "B T"] | None = None,
+        starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
-        """Write token by token, read after each write; where `write` is False nothing changes."""
+        """Write token by token, read after each write; where `write` is False nothing changes.
+
+        Where `starts` is True a new document begins: nothing before it is seen, exactly, or CompositionError says why.
+        """
         reads, states = [], {}
         for i in range(len(self.levels)):
-            y, states[f"level{i}"] = self._level(i)(x, state[f"level{i}"], write)
+            y, states[f"level{i}"] = self._level(i)(x, state[f"level{i}"], write, starts)
             reads.append(y)
         return self._sum(reads), State.of(states).replace(position=state.position + x.shape[1])
 

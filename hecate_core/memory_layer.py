@@ -64,13 +64,21 @@ class MemoryLayer(nn.Module):
         return self.memory.init_state(batch)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], state: State | None = None, write: Bool[Tensor, "B T"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        state: State | None = None,
+        write: Bool[Tensor, "B T"] | None = None,
+        starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
-        """Write and read every token; without `state` a fresh context. `write` False leaves the memory as it is."""
+        """Write and read every token; without `state` a fresh context. `write` False leaves the memory as it is.
+
+        Where `starts` is True a new document begins in that row: nothing before it is seen. Exact, or refused with the
+        reason (CompositionError) where rule and strategy cannot do so inside a call.
+        """
         if x.dim() != 3 or x.shape[2] != self.d_model:
             raise InputError(f"MemoryLayer: x is {list(x.shape)}; expected [B, T, {self.d_model}]")
         refuse_non_finite("MemoryLayer", x=x)
-        y, after = self.memory.absorb(x, self.init_state(x.shape[0]) if state is None else state, write)
+        y, after = self.memory.absorb(x, self.init_state(x.shape[0]) if state is None else state, write, starts)
         return self._out(y, x), after
 
     @autodiff

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from hecate_core.ops import affine_reference as reference
 from hecate_core.ops.affine_reference import AffineInputs
-from hecate_core.shapes import Float, Tensor
+from hecate_core.shapes import Bool, Float, Tensor
 
 # How a token that must change nothing looks, by name of the coefficient.
 NEUTRAL = {"keep": 1.0, "erase": 0.0, "write": 0.0, "momentum": 1.0, "inject": 0.0}
@@ -57,6 +57,14 @@ class AffineTokens(NamedTuple):
     def masked(self, due: Float[Tensor, "B 1 T"]) -> "AffineTokens":
         """Neutral wherever the bool mask `due` is False; see `AffineCoefficients.masked`."""
         return AffineTokens._make((*self[:3], *AffineCoefficients._make(self[3:]).masked(due)))
+
+    def restarted(self, starts: Bool[Tensor, "B H T"]) -> "AffineTokens":
+        """Nothing of the past is left where `starts`: keep, erase and momentum of 0, a new context from memory 0."""
+        return self._replace(
+            keep=self.keep.masked_fill(starts, 0.0),
+            erase=None if self.erase is None else self.erase.masked_fill(starts, 0.0),
+            momentum=None if self.momentum is None else self.momentum.masked_fill(starts, 0.0),
+        )
 
 
 class AffinePair(Protocol):

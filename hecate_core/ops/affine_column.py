@@ -41,6 +41,12 @@ class ColumnTokens(NamedTuple):
             write=torch.where(due, self.write, 0.0),
         )
 
+    def restarted(self, starts: Bool[Tensor, "B H T"]) -> "ColumnTokens":
+        """Nothing of the past is left where `starts`: keep and erase of 0, a new context from memory 0."""
+        wide = starts.unsqueeze(-1)
+        erase = None if self.erase is None else self.erase.masked_fill(wide, 0.0)
+        return self._replace(keep=self.keep.masked_fill(wide, 0.0), erase=erase)
+
 
 class ColumnPair(Protocol):
     """One implementation of the op: a forward and its analytical backward, on flat tensors.
