@@ -96,11 +96,12 @@ def _config(
     if resume:
         if out is None:
             raise InputError("--resume continues the run in --out DIR; name it")
-        return load_config(_file_of(out) if config is None else _resolved(config), settings)
-    return load_config(None if config is None else _resolved(config), settings)
+        return load_config(_file_of(out) if config is None else resolved(config), settings)
+    return load_config(None if config is None else resolved(config), settings)
 
 
-def _resolved(config: str) -> Path:
+def resolved(config: str) -> Path:
+    """The file that a command line means: a path, or the name of an example."""
     path = Path(config)
     return path if path.exists() or path.suffix or "/" in config else example(config)
 

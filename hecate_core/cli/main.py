@@ -9,7 +9,7 @@ from typer import Exit, Option, Typer
 from typer.main import get_command
 
 import hecate_core
-from hecate_core.cli import build, demo, doctor, evaluate, generate, plugins, strangers
+from hecate_core.cli import build, compare, demo, doctor, evaluate, generate, plugins, strangers, sweep
 from hecate_core.cli.command import command
 from hecate_core.cli.faults import report
 
@@ -19,6 +19,8 @@ OURS: dict[str, Callable[..., int | None]] = {
     "build": build.build,
     "generate": generate.generate,
     "eval": evaluate.evaluate,
+    "sweep": sweep.sweep,
+    "compare": compare.compare,
     "plugins": plugins.plugins,
     "doctor": doctor.doctor,
 }

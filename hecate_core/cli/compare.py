@@ -1,0 +1,31 @@
+"""`hecate compare`: two sides, paired by seed; refuses a winner where their conditions differ."""
+
+from pathlib import Path
+from typing import Annotated
+
+from attrs import asdict
+from typer import Argument, Option
+
+from hecate_core.cli.output import Output
+
+Side = Annotated[Path, Argument(help="A folder of runs (a sweep's cell), or RUN,RUN,RUN.")]
+Allow = Annotated[list[str] | None, Option("--allow", metavar="KEY", help="Let one condition differ; repeatable.")]
+Score = Annotated[str | None, Option("--score", help="bits_per_byte or accuracy (default: what both have).")]
+
+
+def compare(output: Output, a: Side, b: Side, allow: Allow = None, score: Score = None) -> None:
+    """Compare two sides of runs, seed by seed."""
+    from hecate_core import comparing
+
+    verdict = comparing.compare(comparing.side(a), comparing.side(b), allow=allow or [], score=score)
+    who = (
+        f"{verdict.winner} is better" if verdict.winner else "no winner: the mean lies within two standard errors of 0"
+    )
+    lines = [
+        f"A  {a}",
+        f"B  {b}",
+        *(f"seed {seed:<3} B - A {d:+.4f}" for seed, d in zip(verdict.seeds, verdict.differences, strict=True)),
+        f"{verdict.score}: B - A {verdict.mean:+.4f} +- {verdict.spread:.4f}, {len(verdict.seeds)} paired seeds; {who}"
+        + "".join(f" [allowed to differ: {words}]" for words in verdict.allowed),
+    ]
+    output.result("hecate.comparisons/1", {"comparisons": [{"a": str(a), "b": str(b), **asdict(verdict)}]}, lines)

@@ -1,0 +1,38 @@
+"""`hecate sweep`: a grid of runs from one file, checked before it starts, resumed where it stopped."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from hecate_core.cli.output import Output
+from hecate_core.errors import ExitCode, InputError
+
+File = Annotated[Path, Argument(metavar="FILE.toml", help="base, seeds, grid; see docs/evidence.md.")]
+Out = Annotated[Path | None, Option("--out", metavar="DIR", help="Where the runs go (default: runs/FILE).")]
+Jobs = Annotated[int, Option("--jobs", help="Runs at a time, one thread each.")]
+Resume = Annotated[bool, Option("--resume", help="Go on with a sweep that was stopped.")]
+
+
+def sweep(output: Output, file: File, out: Out = None, jobs: Jobs = 1, resume: Resume = False) -> int:
+    """Run a grid of configs and seeds."""
+    from hecate_core import files
+    from hecate_core.cli.build import resolved
+    from hecate_core.sweeping import check_cells, read_sweep, run_cells, table_of
+
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}; expected an integer >= 1")
+    made = read_sweep(file)
+    folder = out if out is not None else Path("runs") / file.stem
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise InputError(f"{folder}: holds a sweep already; use --resume to go on with it or another --out")
+    base = resolved(made.base)
+    count = sum(1 for _ in check_cells(made, base))
+    output.note(f"{count} runs, all of them compose")
+    files.make_folder(folder)
+    run_cells(made, base, folder, jobs=jobs, tell=output.note)
+    rows = table_of(made, folder)
+    files.write_json(folder / "table.json", {"schema": "hecate.sweep/1", "rows": rows})
+    lines = ["  ".join(f"{key}={value}" for key, value in row.items() if key != "cell") for row in rows]
+    output.result("hecate.sweep/1", {"rows": rows}, lines)
+    return ExitCode.FOUND if any(row.get("failed") for row in rows) else ExitCode.DONE

@@ -1,0 +1,166 @@
+"""An honest comparison: same budget, same data, same conditions, paired seeds; or no winner is called."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from hecate_core.config import Config, load_config
+from hecate_core.errors import InputError, nearest
+from hecate_core.run_folder import load_manifest
+from hecate_core.sweeping import final_of
+
+SEEDS = 3  # the fewest per side
+SCORES = {"bits_per_byte": -1.0, "accuracy": 1.0}  # score -> sign of better
+
+# What must be equal before a difference means anything, and where it stands.
+CONDITIONS: dict[str, Callable[[Config, Mapping[str, Any]], Any]] = {
+    "budget": lambda config, _: config.run.steps * _tokens(config),
+    "batch": lambda config, _: _tokens(config),
+    "data": lambda config, manifest: (manifest["data"], config.data.length, config.data.context, _plain(config)),
+    "schedule": lambda config, _: str(config.schedule),
+    "precision": lambda config, manifest: (manifest["dtype"], manifest["autocast"]),
+    "compile": lambda _, manifest: manifest.get("compiled", False),
+    "device": lambda _, manifest: manifest["device"],
+    "machine": lambda _, manifest: manifest["machine"],
+    "threads": lambda _, manifest: manifest["threads"],
+    "versions": lambda _, manifest: manifest["versions"],
+    "commit": lambda _, manifest: (manifest.get("commit"), manifest.get("dirty")),
+    "plugins": lambda _, manifest: _shared_plugins(manifest),
+    "wall": lambda config, _: config.run.wall,
+}
+
+
+@frozen
+class Run:
+    """One finished run of a side."""
+
+    path: Path
+    config: Config
+    manifest: Mapping[str, Any]
+    final: Mapping[str, Any]
+
+
+@frozen
+class Verdict:
+    """What a comparison found: per seed `b - a` in the score, its mean, spread, and who is better."""
+
+    score: str
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    mean: float
+    spread: float  # standard error of the mean of the paired differences
+    winner: str | None  # "A", "B" or None: the mean lies within two standard errors of 0
+    allowed: tuple[str, ...]  # differences that were let pass, in words
+
+
+def side(folder: Path | str) -> list[Run]:
+    """The runs of one side: a run, a folder of runs (a sweep's cell), or several joined by commas."""
+    text = str(folder)
+    paths = [Path(part) for part in text.split(",") if part] if not Path(text).exists() else [Path(text)]
+    found: list[Path] = []
+    for path in paths:
+        found += (
+            [path] if (path / "manifest.json").is_file() else sorted(p.parent for p in path.glob("*/manifest.json"))
+        )
+    if not found:
+        raise InputError(f"compare: {text} holds no run; expected a run folder, a folder of runs, or RUN,RUN,RUN")
+    return [_run(path) for path in found]
+
+
+def _run(path: Path) -> Run:
+    final = final_of(path)
+    if final is None:
+        raise InputError(f"compare: {path} is not finished; continue it with: hecate build --out {path} --resume")
+    return Run(path, load_config(path / "config.json"), load_manifest(path), final)
+
+
+def compare(a: Sequence[Run], b: Sequence[Run], *, allow: Sequence[str] = (), score: str | None = None) -> Verdict:
+    """Paired by seed; raises InputError naming every condition that differs and was not allowed."""
+    for key in allow:
+        if key not in CONDITIONS:
+            raise InputError(f"compare: --allow {key}; no such condition{nearest(key, CONDITIONS)}")
+    one, two = _by_seed(a, "A"), _by_seed(b, "B")
+    if set(one) != set(two):
+        raise InputError(f"compare: seeds differ, A has {sorted(one)}, B has {sorted(two)}; build the missing ones")
+    if len(one) < SEEDS:
+        raise InputError(f"compare: {len(one)} seeds a side; expected at least {SEEDS}, one of them decides nothing")
+    differing = _differences([*a, *b])
+    refused = {key: text for key, text in differing.items() if key not in allow}
+    if refused:
+        listed = "; ".join(f"{key}: {text}" for key, text in refused.items())
+        raise InputError(f"compare: no winner is called, because these differ: {listed} (--allow KEY lets one pass)")
+    chosen = score or next((name for name in SCORES if name in a[0].final and name in b[0].final), None)
+    if chosen is None or any(chosen not in run.final for run in [*a, *b]):
+        raise InputError("compare: the runs share no score; evaluate both sides on the same task")
+    seeds = tuple(sorted(one))
+    differences = tuple(float(two[seed].final[chosen] - one[seed].final[chosen]) for seed in seeds)
+    mean = sum(differences) / len(differences)
+    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (len(differences) - 1) / len(differences))
+    better = SCORES.get(chosen, 1.0) * mean
+    winner = None if abs(mean) <= 2 * spread or mean == 0 else ("B" if better > 0 else "A")
+    words = tuple(f"{key}: {differing[key]}" for key in allow if key in differing)
+    return Verdict(chosen, seeds, differences, mean, spread, winner, words)
+
+
+def _by_seed(runs: Sequence[Run], name: str) -> dict[int, Run]:
+    found: dict[int, Run] = {}
+    for run in runs:
+        seed = run.config.seed
+        if seed in found:
+            raise InputError(f"compare: side {name} has seed {seed} twice, {found[seed].path} and {run.path}")
+        found[seed] = run
+    points = {str(_point(run.config)) for run in runs}
+    if len(points) > 1:
+        raise InputError(f"compare: side {name} mixes {len(points)} configs; expected one config, several seeds")
+    return found
+
+
+def _differences(runs: Sequence[Run]) -> dict[str, str]:
+    """Every condition in which not all runs agree, with two of its values."""
+    found = {}
+    for key, read in CONDITIONS.items():
+        values = [read(run.config, run.manifest) for run in runs]
+        for one, two in itertools.combinations(values, 2):
+            words = _clash(one, two)
+            if words is not None:
+                found[key] = words
+                break
+    return found
+
+
+def _clash(one: Any, two: Any) -> str | None:
+    """How two conditions differ, or None; of two tables only what both have can clash."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        clashes = (
+            f"{key} {_short(one[key])} against {_short(two[key])}" for key in one if key in two and one[key] != two[key]
+        )
+        return next(clashes, None)
+    return None if one == two else f"{_short(one)} against {_short(two)}"
+
+
+def _tokens(config: Config) -> int:
+    return config.data.batch * config.data.length * config.run.accumulate
+
+
+def _plain(config: Config) -> Any:
+    return None if config.data.task is None else config.data.task.plain()
+
+
+def _point(config: Config) -> Any:
+    from attrs import evolve
+
+    return evolve(config, seed=0)
+
+
+def _shared_plugins(manifest: Mapping[str, Any]) -> Any:
+    """Version and digest by distribution; a package that only one side needs is part of what is compared."""
+    return {p["distribution"]: (p["version"], p["digest"]) for p in manifest["plugins"]}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

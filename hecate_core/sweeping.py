@@ -1,0 +1,171 @@
+"""A sweep: one TOML file names a grid of settings and seeds; every cell is an ordinary run.
+
+    base = "demo"                                  # a config file or an example
+    seeds = [0, 1, 2]
+    [grid]
+    "model.memory.rule" = ["delta", "titans"]
+    "model.memory.chunk" = [16, 64]
+
+Cells run as processes of their own, so a failed one stops nobody. What is finished is never run again.
+"""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from hecate_core import files
+from hecate_core.blueprint import compose
+from hecate_core.config import Config, load_config
+from hecate_core.errors import CompositionError, ConfigError, HecateError, nearest
+
+KEYS = ("base", "seeds", "grid", "set")
+POLL_SECONDS = 0.2
+
+
+@frozen
+class Cell:
+    """One run of a sweep: its place below the sweep's folder, its point in the grid, and its seed."""
+
+    path: str
+    point: tuple[tuple[str, str], ...]
+    seed: int
+
+    @property
+    def settings(self) -> list[str]:
+        """What `hecate build --set` is told."""
+        return [*(f"{key}={value}" for key, value in self.point), f"seed={self.seed}"]
+
+
+@frozen
+class Sweep:
+    """A sweep file: base config, fixed settings, the grid's points and the seeds."""
+
+    base: str
+    fixed: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+
+def read_sweep(path: Path | str) -> Sweep:
+    """The sweep in a TOML file; raises ConfigError, one line, for anything else."""
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}; expected a sweep in TOML") from None
+    for key in table:
+        if key not in KEYS:
+            raise ConfigError(f'{path}: unknown key "{key}"{nearest(key, KEYS)}')
+    seeds = table.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ConfigError(f"{path}: seeds = {seeds!r}; expected a list of integers >= 0")
+    if len(set(seeds)) != len(seeds):
+        raise ConfigError(f"{path}: seeds = {seeds!r}; expected each once")
+    grid, fixed = table.get("grid", {}), table.get("set", {})
+    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+        raise ConfigError(f'{path}: grid; expected a table of lists, such as "model.memory.rule" = ["delta"]')
+    if not isinstance(fixed, dict) or not isinstance(table.get("base", ""), str) or not table.get("base"):
+        raise ConfigError(f'{path}: expected base = "a config file or an example" and, optionally, a table set')
+    points = itertools.product(*([(key, _toml(value)) for value in values] for key, values in grid.items()))
+    cells = tuple(Cell(f"{_slug(point)}/seed-{seed}", point, seed) for point in points for seed in seeds)
+    if len({cell.path for cell in cells}) != len(cells):
+        raise ConfigError(f"{path}: grid names a value twice; expected each once")
+    return Sweep(table["base"], tuple(f"{key}={_toml(value)}" for key, value in fixed.items()), cells)
+
+
+def check_cells(sweep: Sweep, base: Path) -> Iterator[tuple[Cell, Config]]:
+    """Every cell's config, composed once; CompositionError naming the cell where one cannot be built."""
+    for cell in sweep.cells:
+        try:
+            config = load_config(base, [*sweep.fixed, *cell.settings])
+            compose(config)
+        except HecateError as error:
+            raise CompositionError(f"sweep cell {cell.path}: {error}") from error
+        yield cell, config
+
+
+def run_cells(sweep: Sweep, base: Path, out: Path, *, jobs: int = 1, tell: Callable[[str], None] = print) -> None:
+    """Run what is not finished, `jobs` at a time; a run that was stopped goes on from its checkpoint."""
+    waiting = [cell for cell in sweep.cells if final_of(out / cell.path) is None]
+    running: dict[Cell, subprocess.Popen[bytes]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                cell = waiting.pop(0)
+                running[cell] = _start(sweep, cell, base, out)
+                tell(f"started {cell.path}")
+            _wait_any(running)
+            for cell in [cell for cell, process in running.items() if process.poll() is not None]:
+                status = running.pop(cell).returncode
+                tell(f"{'finished' if status == 0 else f'failed ({status})'} {cell.path}")
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def _wait_any(running: Mapping[Cell, "subprocess.Popen[bytes]"]) -> None:
+    """Until one of them has ended."""
+    while not any(process.poll() is not None for process in running.values()):
+        try:
+            next(iter(running.values())).wait(POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _start(sweep: Sweep, cell: Cell, base: Path, out: Path) -> "subprocess.Popen[bytes]":
+    folder = out / cell.path
+    words = [sys.executable, "-m", "hecate_core.cli", "build", "--out", str(folder)]
+    begun = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").glob("step-*"))
+    if begun:
+        words.append("--resume")
+    else:
+        if folder.exists():
+            files.remove(folder)  # begun, but never saved
+        words.insert(4, str(base))
+        words += [word for setting in (*sweep.fixed, *cell.settings) for word in ("--set", setting)]
+    files.make_folder(folder.parent)
+    with (folder.parent / f"{folder.name}.log").open("ab") as log:
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=log)
+
+
+def final_of(run: Path) -> dict[str, Any] | None:
+    """The last record of a finished run, or None."""
+    try:
+        records, _ = files.read_json_lines(run / "metrics.jsonl")
+    except HecateError:
+        return None
+    return records[-1] if records and records[-1].get("final") else None
+
+
+def table_of(sweep: Sweep, out: Path) -> list[dict[str, Any]]:
+    """One row per cell, in the file's order: the point, the seed, and the run's scores or "failed"."""
+    rows = []
+    for cell in sweep.cells:
+        final = final_of(out / cell.path)
+        scores = {"failed": True} if final is None else {k: v for k, v in final.items() if k not in ("final", "step")}
+        rows.append({"cell": cell.path, **dict(cell.point), "seed": cell.seed, **scores})
+    return rows
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
+
+
+def _slug(point: tuple[tuple[str, str], ...]) -> str:
+    """A folder name that tells the point: `rule-delta,chunk-16`."""
+    parts = [f"{key.rsplit('.', 1)[-1]}-{re.sub(r'[^A-Za-z0-9.+-]+', '-', value).strip('-')}" for key, value in point]
+    return ",".join(parts) or "base"

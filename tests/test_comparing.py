@@ -1,0 +1,132 @@
+"""`compare` calls a winner under equal conditions only; every confounder is refused by its name, alone."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hecate_core.cli.main import run
+from hecate_core.comparing import CONDITIONS, compare, side
+from hecate_core.config import config_json, make_config
+from hecate_core.errors import InputError
+
+Change = Callable[[dict[str, Any], dict[str, Any]], None]
+
+
+def fake(path: Path, rule: str, seed: int, bits: float, change: Change | None = None) -> Path:
+    """A finished run folder; `change` sees the config table and the manifest before they are written."""
+    table: dict[str, Any] = {"seed": seed, "model": {"memory": {"rule": rule}}, "run": {}, "data": {}, "schedule": {}}
+    manifest: dict[str, Any] = {
+        "schema": "hecate.run/1", "data": {"name": "text", "sha256": "0" * 64}, "dtype": "float32", "autocast": None,
+        "device": "cpu", "threads": 1, "versions": {"torch": "2.13.0"}, "commit": "abc", "dirty": False,
+        "machine": {"processor": "one", "cores": 2},
+        "plugins": [
+            {"distribution": "hecate-core", "version": "0.1.0", "digest": "d"},
+            {"distribution": f"hecate-{rule}", "version": "0.1.0", "digest": rule},
+        ],
+    }  # fmt: skip
+    if change is not None:
+        change(table, manifest)
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(config_json(make_config(table)))
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "metrics.jsonl").write_text(json.dumps({"step": 9, "final": True, "bits_per_byte": bits}) + "\n")
+    return path
+
+
+def sides(tmp_path: Path, change: Change | None = None, bits: tuple[float, ...] = (2.0, 2.1, 1.9)) -> tuple[Path, Path]:
+    for seed, value in enumerate(bits):
+        fake(tmp_path / "a" / f"seed-{seed}", "delta", seed, 2.5 + 0.05 * seed)
+        fake(tmp_path / "b" / f"seed-{seed}", "titans", seed, value, change)
+    return tmp_path / "a", tmp_path / "b"
+
+
+def test_equal_conditions_give_a_paired_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = sides(tmp_path)
+    verdict = compare(side(a), side(b))
+    assert verdict.winner == "B"
+    assert verdict.seeds == (0, 1, 2)
+    assert verdict.differences == pytest.approx((-0.5, -0.45, -0.7))
+    assert verdict.mean == pytest.approx(-0.55)
+    assert run(["compare", str(a), str(b)]) == 0
+    assert "3 paired seeds; B is better" in capsys.readouterr().out
+
+
+def test_noise_has_no_winner(tmp_path: Path) -> None:
+    a, b = sides(tmp_path, bits=(2.3, 2.8, 2.6))
+    assert compare(side(a), side(b)).winner is None
+
+
+def put(part: int, path: str, value: Any) -> Change:
+    def change(*tables: dict[str, Any]) -> None:
+        table = tables[part]
+        *heads, last = path.split(".")
+        for head in heads:
+            table = table[head]
+        table[last] = value
+
+    return change
+
+
+CONFOUNDERS: list[tuple[str, Change]] = [
+    ("budget", put(0, "run.steps", 77)),
+    ("batch", put(0, "run.accumulate", 2)),
+    ("data", put(1, "data.sha256", "1" * 64)),
+    ("data", put(0, "data.context", 512)),
+    ("data", put(0, "data.task", "parity")),
+    ("schedule", put(0, "schedule.warmup", 3)),
+    ("precision", put(1, "dtype", "bfloat16")),
+    ("precision", put(1, "autocast", "bfloat16")),
+    ("compile", put(1, "compiled", True)),
+    ("device", put(1, "device", "cuda")),
+    ("machine", put(1, "machine.processor", "another")),
+    ("threads", put(1, "threads", 2)),
+    ("versions", put(1, "versions.torch", "2.9.0")),
+    ("commit", put(1, "commit", "def")),
+    ("commit", put(1, "dirty", True)),
+    ("plugins", put(1, "plugins", [{"distribution": "hecate-core", "version": "0.2.0", "digest": "e"}])),
+    ("wall", put(0, "run.wall", False)),
+]
+
+
+@pytest.mark.parametrize(("key", "change"), CONFOUNDERS, ids=range(len(CONFOUNDERS)))
+def test_a_confounder_is_refused_by_name_and_printed_when_allowed(tmp_path: Path, key: str, change: Change) -> None:
+    a, b = sides(tmp_path, change)
+    with pytest.raises(InputError, match=f"no winner is called, because these differ: .*{key}: .* against ") as error:
+        compare(side(a), side(b))
+    assert "\n" not in str(error.value)
+    named = {condition for condition in CONDITIONS if f"{condition}: " in str(error.value)}
+    verdict = compare(side(a), side(b), allow=sorted(named))
+    assert any(words.startswith(f"{key}: ") for words in verdict.allowed)
+    assert named <= {key, "budget", "batch"}  # a larger batch is a larger budget too
+
+
+def test_every_condition_has_its_confounder() -> None:
+    assert {key for key, _ in CONFOUNDERS} == set(CONDITIONS)
+
+
+def test_seeds_must_pair_and_be_three(tmp_path: Path) -> None:
+    a, b = sides(tmp_path)
+    fake(tmp_path / "b" / "seed-7", "titans", 7, 2.0)
+    with pytest.raises(InputError, match=r"seeds differ, A has \[0, 1, 2\], B has \[0, 1, 2, 7\]"):
+        compare(side(a), side(b))
+    two = ",".join(str(a / f"seed-{seed}") for seed in range(2))
+    with pytest.raises(InputError, match="expected at least 3"):
+        compare(side(two), side(",".join(str(b / f"seed-{seed}") for seed in range(2))))
+
+
+def test_sides_that_are_none_are_refused(tmp_path: Path) -> None:
+    a, b = sides(tmp_path)
+    with pytest.raises(InputError, match="holds no run"):
+        side(tmp_path / "nowhere")
+    (b / "seed-1" / "metrics.jsonl").write_text("")
+    with pytest.raises(InputError, match="not finished"):
+        side(b)
+    fake(tmp_path / "mixed" / "one", "delta", 0, 2.0)
+    fake(tmp_path / "mixed" / "two", "titans", 1, 2.0)
+    with pytest.raises(InputError, match="mixes 2 configs"):
+        compare(side(tmp_path / "mixed"), side(a))
+    with pytest.raises(InputError, match='did you mean "threads"'):
+        compare(side(a), side(a), allow=["thread"])

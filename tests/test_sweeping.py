@@ -1,0 +1,102 @@
+"""Sweeps: checked before they start, a failed cell stops nobody, killed and resumed they end with the same table."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hecate_core.cli.main import run
+from hecate_core.errors import CompositionError, ConfigError
+from hecate_core.sweeping import check_cells, read_sweep
+
+SWEEP = """
+base = "base.toml"
+seeds = [0, 1]
+[grid]
+"model.memory.rule" = ["delta", "titans"]
+"""
+BASE = """
+[data]
+path = "text.txt"
+batch = 2
+length = 16
+[model]
+width = 8
+depth = 1
+[model.memory]
+chunk = 8
+[run]
+steps = STEPS
+eval_interval = 0
+checkpoint_interval = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{n} and its square {n * n}, {'xy' * (n % 9)}" for n in range(600)))
+    (tmp_path / "base.toml").write_text(BASE.replace("STEPS", "4"))
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_cells_are_the_grid_times_the_seeds() -> None:
+    sweep = read_sweep("sweep.toml")
+    assert [cell.path for cell in sweep.cells] == [
+        "rule-delta/seed-0", "rule-delta/seed-1", "rule-titans/seed-0", "rule-titans/seed-1",
+    ]  # fmt: skip
+    configs = [config for _, config in check_cells(sweep, Path("base.toml"))]
+    assert [config.seed for config in configs] == [0, 1, 0, 1]
+    assert configs[2].model.memory is not None
+    assert configs[2].model.memory.rule.name == "titans"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("seeds = [0]", "expected base"),
+        ('base = "x"\nsede = [0]', 'unknown key "sede"; did you mean "seeds"'),
+        ('base = "x"\nseeds = [0, 0]', "expected each once"),
+        ('base = "x"\nseeds = [-1]', "integers >= 0"),
+        ('base = "x"\n[grid]\n"a.b" = 3', "table of lists"),
+        ('base = "x"\n[grid]\n"a.b" = [1, 1]', "names a value twice"),
+        ("base = ", "expected a sweep in TOML"),
+    ],
+)
+def test_malformed_sweeps_are_one_line(text: str, line: str) -> None:
+    Path("bad.toml").write_text(text)
+    with pytest.raises(ConfigError, match=line) as error:
+        read_sweep("bad.toml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_cell_that_cannot_be_built_stops_the_sweep_before_it_starts() -> None:
+    Path("sweep.toml").write_text(SWEEP.replace('"titans"', '"titans-deep"'))
+    with pytest.raises(CompositionError, match=r"sweep cell rule-titans-deep/seed-0: .*not linear in its weights"):
+        list(check_cells(read_sweep("sweep.toml"), Path("base.toml")))
+    assert run(["sweep", "sweep.toml"]) == 2
+    assert not Path("runs").exists()
+
+
+def test_killed_and_resumed_it_ends_with_the_same_table(folder: Path) -> None:
+    (folder / "base.toml").write_text(BASE.replace("STEPS", "12"))
+    assert run(["sweep", "sweep.toml", "--out", "whole", "--jobs", "2"]) == 0
+    words = [sys.executable, "-m", "hecate_core.cli", "sweep", "sweep.toml", "--out", "cut", "--jobs", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not list((folder / "cut").glob("*/*/checkpoints/step-*")) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "cut" / "table.json").exists()
+    assert run(["sweep", "sweep.toml", "--out", "cut"]) == 2
+    assert run(["sweep", "sweep.toml", "--out", "cut", "--resume", "--jobs", "2"]) == 0
+    tables = [json.loads((folder / name / "table.json").read_text())["rows"] for name in ("whole", "cut")]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 4
