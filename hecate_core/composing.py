@@ -10,7 +10,7 @@ from typing import Any
 from hecate_core.backends import pair_for
 from hecate_core.composed import ComposedRule
 from hecate_core.config.reference import KNOBS, Reference, written_by_knobs
-from hecate_core.errors import CompositionError
+from hecate_core.errors import CompositionError, HecateError
 from hecate_core.forms import Refused
 from hecate_core.front import Front
 from hecate_core.layer import LeveledMemory, LevelMemory
@@ -25,7 +25,10 @@ def rule_of(reference: Any) -> MemoryRule:
     if isinstance(reference, MemoryRule):
         return reference
     if isinstance(reference, Reference) and not reference.name:
-        reference = reference.options
+        try:
+            return _from_knobs(reference.options)
+        except HecateError as error:
+            raise type(error)(f"{reference.place}: {error}" if reference.place else str(error)) from error
     if isinstance(reference, Mapping) and written_by_knobs(reference):
         return _from_knobs(reference)
     rule = registry().create("rule", reference)
@@ -41,7 +44,7 @@ def _from_knobs(table: Mapping[str, Any]) -> ComposedRule:
         wrong = f"lacks {missing[0]}" if missing else f'has no knob "{unknown[0]}"'
         raise CompositionError(f"rule from knobs {wrong}; expected {', '.join(KNOBS)} and optionally narrow")
     made = {knob: registry().create(knob, table[knob]) for knob in KNOBS}
-    name = "+".join(str(getattr(table[knob], "name", table[knob])) for knob in KNOBS)
+    name = "+".join(Reference.of(table[knob]).name for knob in KNOBS)
     return ComposedRule(name, **made, narrow=table.get("narrow"))
 
 
