@@ -51,9 +51,10 @@ def carrier(file: File, operand: ast.expr | None, product: ast.AST) -> str:
 
 def is_state(name: str) -> bool:
     """Whether an identifier says that it holds state."""
-    if name in INPUT:
+    words = split_words(name)
+    if name in INPUT or "dict" in words or "dicts" in words:
         return False
-    return any(word in STATE for word in split_words(name))
+    return any(word in STATE and (len(word) > 2 or len(words) == 1) for word in words)
 
 
 def _argument(name: str, product: ast.AST) -> str:

@@ -20,7 +20,7 @@ METHODS = frozenset(
 )
 _VIEWS = frozenset(
     "view reshape transpose permute squeeze unsqueeze detach expand narrow select chunk split flatten t swapaxes unbind"
-    " diagonal view_as movedim contiguous requires_grad_ index_select unfold real imag".split()
+    " diagonal view_as movedim requires_grad_ index_select unfold real imag".split()
 )
 _COPIES = frozenset({"index_select"})
 _ELEMENTS = frozenset("parameters named_parameters buffers named_buffers".split())
@@ -134,6 +134,8 @@ def _shared(file: File, target: ast.expr, write: Write, depth: int) -> Shared | 
         if isinstance(start, ast.Name) and write.tensor:
             return _foreign(file, target, start, write, depth)
     if isinstance(target, ast.Subscript):
+        if _made_here(function_of(write.node), target, write.node):
+            return None
         inner = _shared(file, target.value, write, depth + 1)
         return inner if inner is not None and (write.tensor or inner.kind in ("parameter", "buffer")) else None
     return None
@@ -157,6 +159,8 @@ def _own_attribute(file: File, target: ast.Attribute, start: ast.Attribute, writ
     cls = class_of(write.node)
     entry = file.attributes(cls).get(start.attr) if cls is not None else None
     shown = ast.unparse(target)
+    if _made_here(function_of(write.node), target, write.node):
+        return None
     if target is not start:
         if target.attr in ("weight", "bias") or write.tensor:
             return Shared(f"`{shown}`, a tensor of a part of self", "likely", "parameter")
@@ -276,6 +280,22 @@ def _bound_value(name: ast.Name) -> ast.expr | None:
     if isinstance(above, (ast.For, ast.AsyncFor)):
         return above.iter if not isinstance(above.iter, ast.Call) else None
     return None
+
+
+def _made_here(function: Function | None, target: ast.expr, node: ast.AST) -> bool:
+    """Whether a place (`self.conv`, `self.rank[name]`) was filled with something new earlier in the same function."""
+    if function is None:
+        return False
+    places = set()
+    at: ast.expr = target
+    while isinstance(at, (ast.Attribute, ast.Subscript)):
+        places.add(ast.unparse(at))
+        at = at.value
+    for item in own_nodes(function):
+        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Call) and _before(item, node):
+            if not _is_alias(item.value) and any(ast.unparse(t) in places for t in item.targets):
+                return True
+    return False
 
 
 def _is_alias(value: ast.AST | None) -> bool:

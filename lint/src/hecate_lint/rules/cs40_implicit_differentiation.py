@@ -204,7 +204,15 @@ def adapt(w, xs):
                 isinstance(n, ast.Attribute) and n.attr in ("detach", "detach_", "item", "data") for n in walk(function)
             )
             second = any(isinstance(n, ast.keyword) and n.arg == "create_graph" for n in walk(function))
-            if not detached and not second:
+            made = {n.id for n in walk(block) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+            given = {
+                n.id
+                for r in own_nodes(function)
+                if isinstance(r, ast.Return)
+                for n in walk(r)
+                if isinstance(n, ast.Name)
+            }
+            if not detached and not second and made & given:
                 yield Hit(call, "an inner loop under enable_grad hands on its graph", "likely", fixable=False)
 
     def _kept_graphs(self, file: File) -> Iterator[Hit]:

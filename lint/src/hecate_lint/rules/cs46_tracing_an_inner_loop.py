@@ -23,7 +23,7 @@ _TRACERS = (
     "torch.cuda.make_graphed_callables",
     "torch._dynamo.optimize",
 )
-_FLAGS = frozenset({"torch_compile", "compile_model", "use_torch_compile"})
+_FLAGS = frozenset({"torch_compile", "use_torch_compile"})
 _TIME = frozenset("chunk chunks split token tokens step steps seq time timesteps length len_seq unbind t".split())
 _MODELS = frozenset("model net network module memory unit encoder decoder backbone transformer llm policy".split())
 

@@ -84,14 +84,30 @@ batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="le
     def _sides(self, file: File, severity: Any) -> Iterator[Hit]:
         for node in file.index.word("padding_side"):
             above = parent(node)
-            if isinstance(above, ast.Assign) and node in above.targets and constant(above.value) == "left":
+            if not (isinstance(node, ast.Attribute) and isinstance(above, ast.Assign) and node in above.targets):
+                continue
+            if constant(above.value) == "left":
                 yield Hit(above, "the tokenizer pads on the left", "likely", severity)
         for keyword in file.index.all(ast.keyword):
-            if keyword.arg == "padding_side" and constant(keyword.value) == "left":
+            call = parent(keyword)
+            if keyword.arg == "padding_side" and constant(keyword.value) == "left" and _pads_ids(call):
                 yield Hit(keyword, "padding is put on the left", "likely", severity)
 
     def pattern(self, m: Any, hit: Hit) -> Any:
         return m.BinaryOperation(operator=m.Add()) | m.Call() | m.Assign() | m.Arg(keyword=m.Name("padding_side"))
+
+
+def _pads_ids(call: ast.AST | None) -> bool:
+    """Whether a call with `padding_side="left"` pads token ids: a tokenizer, or a padding value that says so."""
+    if not isinstance(call, ast.Call):
+        return False
+    value = arguments(call).get("padding_value")
+    if value is not None:
+        return _says_pad(value)
+    return (
+        bool({"tokenizer", "tok", "processor", "pretrained"} & set(split_words(last_word(call))))
+        or last_word(call) == "processing_class"
+    )
 
 
 def _says_pad(node: ast.AST) -> bool:
