@@ -116,7 +116,7 @@ def test_contract_names_the_op_that_serves_the_rule(name: str) -> None:
     spec, rule = spec_of_rule(name)
     form = rule.offers(Affine)
     if not isinstance(form, Refused):
-        assert spec.contract["pair"] == getattr(form, "op", "affine")
+        assert spec.contract["pair"] == form.op
 
 
 @every_rule
