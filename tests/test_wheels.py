@@ -126,7 +126,7 @@ def test_a_wheel_carries_every_tracked_file_of_its_package(wheels: list[Path]) -
 
 def test_installed_wheels_have_plugins_specs_and_data(installed: Path) -> None:
     seen = json.loads(said(installed, "-c", LOOK))
-    assert set(seen["states"].values()) == {"ok"}
+    assert {origin: state for origin, state in seen["states"].items() if state != "ok"} == {}
     assert len(seen["states"]) >= 4
     assert seen["lacking"] == []
     assert seen["linked"] == [], "a wheel holds files, not links"
@@ -137,7 +137,8 @@ def test_installed_wheels_have_plugins_specs_and_data(installed: Path) -> None:
 
 def test_the_installed_command_lists_the_plugins(installed: Path) -> None:
     plugins = json.loads(said(installed, "-m", "hecate_core.cli", "plugins", "--json"))["plugins"]
-    assert {one["state"] for one in plugins} == {"ok"}
+    assert [one["distribution"] for one in plugins if one["state"] != "ok"] == []
+    assert len(plugins) >= 4
 
 
 def test_a_cu_file_of_a_member_is_in_its_wheel(tmp_path: Path) -> None:
