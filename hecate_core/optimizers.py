@@ -182,7 +182,8 @@ class LevelOptimizer:
             if due and self.pending[level] and names:
                 newest = torch.stack([torch.linalg.vector_norm(fresh[name]) for name in names])
                 whole = torch.stack([norms[name] for name in names])
-                self._ratios[level] = torch.linalg.vector_norm(whole) / torch.linalg.vector_norm(newest)
+                last = torch.linalg.vector_norm(newest)
+                self._ratios[level] = torch.linalg.vector_norm(whole) / last.clamp(min=torch.finfo(last.dtype).tiny)
 
     def health(self) -> dict[int, float]:
         """|sum of a period's gradients| / |the last one|, by level, at its latest fire.

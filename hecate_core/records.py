@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree  # torch has no public door to pytree registration
+from torch.utils import _pytree as pytree  # hecate: allow PT-01 -- torch has no public door to pytrees
 
 from hecate_core.errors import InputError
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree  # torch has no public door to pytree nodes
+from torch.utils import _pytree as pytree  # hecate: allow PT-01 -- torch has no public door to pytrees
 
 Children = Callable[[Any], Iterable[tuple[str, Any]]]
 

@@ -6,7 +6,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+from torch.utils import _pytree as pytree  # hecate: allow PT-01 -- torch has no public door to pytrees
 
 from hecate_core.differentiation.arguments import Mark, gather
 from hecate_core.differentiation.tape import Tape, check_versions, thread, versions_of

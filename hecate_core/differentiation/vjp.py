@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+from torch.utils import _pytree as pytree  # hecate: allow PT-01 -- torch has no public door to pytrees
 
 from hecate_core.differentiation.arguments import Mark, children_of, gather
 from hecate_core.differentiation.errors import SeveredGradient

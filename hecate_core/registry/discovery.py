@@ -38,7 +38,7 @@ def _name(distribution: metadata.Distribution) -> str:
     """The canonical name, or "" for a folder that only looks like a distribution."""
     try:
         return canonical(distribution.metadata["Name"])
-    except Exception:  # a stranger's damaged metadata must not stop the rest
+    except Exception:  # hecate: allow FL-01 -- a stranger's damaged metadata must not stop the rest
         return ""
 
 
@@ -52,7 +52,7 @@ def _origins(distribution: metadata.Distribution, name: str, group: str) -> list
     version = distribution.version or "0"
     try:
         points = [point for point in distribution.entry_points if point.group == group]
-    except Exception:  # as above; loading it says what is wrong
+    except Exception:  # hecate: allow FL-01 -- as above; loading it says what is wrong
         return [Origin(name, version, "entry_points.txt", "")]
     return [Origin(name, version, point.name, point.value) for point in points]
 

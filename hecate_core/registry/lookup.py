@@ -180,7 +180,7 @@ _default: list[Registry] = []
 def registry() -> Registry:
     """The registry of this process, made at first use."""
     if not _default:
-        _default.append(Registry())
+        _default.append(Registry())  # hecate: allow FL-06 -- one registry per process, made once
     return _default[0]
 
 

@@ -28,14 +28,14 @@ def told_in_full(error: BaseException) -> str:
     """The traceback, for `--debug`."""
     try:
         return "".join(traceback.format_exception(error)).rstrip()
-    except Exception:  # a stranger's exception may fail to be shown
+    except Exception:  # hecate: allow FL-01 -- a stranger's exception may fail to be shown
         return told(error)
 
 
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # a stranger's __str__ may raise as well
+    except Exception:  # hecate: allow FL-01 -- a stranger's __str__ may raise as well
         return "(its text cannot be shown)"
 
 

@@ -83,5 +83,5 @@ def _annotation(factory: Callable[..., Any], parameter: inspect.Parameter) -> An
     holder = type("Holder", (), {"__annotations__": {"option": written}})
     try:
         return typing.get_type_hints(holder, getattr(function, "__globals__", {}))["option"]
-    except Exception:  # a stranger's annotation may be anything; then nothing is checked
+    except Exception:  # hecate: allow FL-01 -- a stranger's annotation may be anything; nothing is checked then
         return Any
