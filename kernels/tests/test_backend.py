@@ -8,9 +8,9 @@ from hecate_core import MemoryLayer, memory
 STEPS = 20
 
 
-def _losses(backend: str, rule: str) -> list[float]:
+def _losses(backend: str, rule: str, strategy: str = "chunkwise") -> list[float]:
     torch.manual_seed(0)
-    layer = MemoryLayer(32, heads=2, rule=rule, levels=[1, 2], chunk=16, backend=backend)
+    layer = MemoryLayer(32, heads=2, rule=rule, strategy=strategy, levels=[1, 2], chunk=16, backend=backend)
     x, wanted = torch.randn(2, 2, 40, 32)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-2)
     losses = []
@@ -23,9 +23,11 @@ def _losses(backend: str, rule: str) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("rule", ["delta", "titans"])
-def test_a_layer_learns_on_the_host_backend_as_on_the_reference(rule: str) -> None:
-    reference, host = _losses("reference", rule), _losses("host", rule)
+@pytest.mark.parametrize(
+    ("rule", "strategy"), [("delta", "chunkwise"), ("titans", "chunkwise"), ("kda", "chunkwise"), ("titans", "frozen")]
+)
+def test_a_layer_learns_on_the_host_backend_as_on_the_reference(rule: str, strategy: str) -> None:
+    reference, host = _losses("reference", rule, strategy), _losses("host", rule, strategy)
     assert reference[-1] < reference[0]
     assert host != reference  # the kernels ran, in an order of their own
     assert torch.allclose(torch.tensor(host), torch.tensor(reference), atol=1e-4, rtol=0)

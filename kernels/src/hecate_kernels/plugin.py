@@ -11,4 +11,6 @@ def hecate_components() -> list[tuple[str, str, str]]:
         ("pair", "affine-nvrtc", "hecate_kernels.affine:AffineOnGpu"),
         ("pair", "affine-column-host", "hecate_kernels.affine_column:ColumnOnHost"),
         ("pair", "affine-column-nvrtc", "hecate_kernels.affine_column:ColumnOnGpu"),
+        ("pair", "decayed-linear-host", "hecate_kernels.decayed_linear:DecayedOnHost"),
+        ("pair", "decayed-linear-nvrtc", "hecate_kernels.decayed_linear:DecayedOnGpu"),
     ]

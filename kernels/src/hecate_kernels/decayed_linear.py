@@ -1,0 +1,164 @@
+"""The kernel pair of the op `decayed_linear`: a chunk of reads through weights that grow token by token.
+
+It carries every memory under the strategy `frozen`, matrix or MLP. A block owns some rows of the stored
+matrices; gradients that sum over rows come out per row group and are added up here.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from hecate_core.api import Decays, InputError, Reads
+from hecate_kernels.decayed_trials import trials
+from hecate_kernels.launch import launcher
+from hecate_kernels.layout import THREADS, Layout, carved, fitting, padded
+from hecate_kernels.operands import ELEMENTS, accepted
+from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
+
+KERNELS = KernelPair(
+    op="decayed_linear",
+    source=Path(__file__).with_name("decayed_linear.cu"),
+    forward="decayed_forward",
+    backward="decayed_backward",
+    head_sizes=(1, 256),
+    chunk=64,
+    budgets={name: Budget(registers=255, shared_bytes=0) for name in ("decayed_forward", "decayed_backward")},
+)
+
+
+class _Shape(NamedTuple):
+    """Sizes of a call; what a kernel is specialised by."""
+
+    key_width: int
+    value_width: int
+    parts: int
+    element: torch.dtype
+    layout: Layout
+
+    @classmethod
+    def fitting(cls, widths: tuple[int, int], count: int, parts: int, element: torch.dtype, limit: int) -> "_Shape":
+        """As many rows at once as fit into `limit` bytes of shared memory."""
+        place = f'op "decayed_linear": a chunk of {count} tokens of width {widths[0]}'
+        sizes = [Layout(padded(count), rows) for rows in (64, 32, 16)]
+        needs = partial(shared_bytes, widths[0], parts, element, backward=True)
+        return cls(*widths, parts, element, fitting(place, sizes, widths[1], needs, limit))
+
+    @property
+    def groups(self) -> int:
+        """Blocks per head."""
+        return -(-self.value_width // self.layout.rows)
+
+    def kernel(self, symbol: str, source: Path) -> Kernel:
+        """The entry point specialised for this shape."""
+        given = constants(
+            HEAD_K=self.key_width,
+            HEAD_V=self.value_width,
+            CHUNK=self.layout.chunk,
+            ROWS=self.layout.rows,
+            PARTS=self.parts,
+            THREADS=THREADS,
+            ELEMENT=ELEMENTS[self.element],
+            FORWARD=int(symbol == KERNELS.forward),
+        )
+        return Kernel(source, symbol, given)
+
+
+def shared_bytes(key_width: int, parts: int, element: torch.dtype, layout: Layout, backward: bool) -> int:
+    """Bytes of dynamic shared memory of one block; repeats the carvings of decayed_linear.cu."""
+    pad = 1 if element.itemsize == 4 else 8
+    c, rows = layout
+    ld_k, ld_r, ld_e = padded(key_width) + pad, rows + pad, c + pad
+    elements = [c * ld_k] * 2 + [c * ld_r, parts * c * ld_r, parts * rows * ld_k, c * ld_e]
+    floats = [c * (c + 1)] + [c * parts] * 2
+    if backward:
+        elements += [c * ld_r, parts * c * ld_r, parts * rows * ld_k, c * ld_e]
+        floats += [parts * c * (rows + 1), c * (c + 1), THREADS // 32]
+    else:
+        floats += [c * (rows + 1)]
+    return carved(elements, floats, element)
+
+
+class DecayedKernels:
+    """The op on kernels; `where` is a launcher or the name of a backend."""
+
+    op = "decayed_linear"
+
+    def __init__(self, where: Launcher | str, source: Path | None = None) -> None:
+        self._where = launcher(where) if isinstance(where, str) else where
+        self.backend = self._where.name
+        self.kernels = KERNELS if source is None else attrs.evolve(KERNELS, source=source)
+
+    def forward(self, reads: Reads, stored: Tensor, decays: Decays) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """See `hecate_core.api.DecayedLinearPair`; saves its inputs and recomputes the scores."""
+        flat = accepted(self.op, reads, KERNELS.head_sizes[1])
+        given = [one.contiguous() for one in flat] + [one.float().contiguous() for one in (stored, *decays)]
+        shape = self._shape(given)
+        y, end = torch.empty_like(given[1]), torch.empty_like(given[3])
+        self._launch(shape, KERNELS.forward, [*given, Out(y), Out(end)], given[0])
+        return y, end, tuple(given)
+
+    def backward(self, saved: tuple[Tensor, ...], d_y: Tensor, d_end: Tensor) -> tuple[Reads, Tensor, Decays]:
+        """See `hecate_core.api.DecayedLinearPair`."""
+        q, u, x, stored, *decays = saved
+        shape = self._shape(saved)
+        parts = [stored.new_empty(shape.groups, *one.shape) for one in (q, x, *decays)]
+        dq, dx, d_reach, d_reads, d_ends, d_carry = parts
+        du, d_stored = torch.empty_like(u), torch.empty_like(stored)
+        given = [*saved, d_y.to(u.dtype).contiguous(), d_end.float().contiguous()]
+        out = map(Out, (dq, du, dx, d_stored, d_reach, d_reads, d_ends, d_carry))
+        self._launch(shape, KERNELS.backward, [*given, *out], q)
+        dq, dx, *d_decays = (one.sum(0) for one in parts)
+        return Reads(dq.to(q.dtype), du, dx.to(x.dtype)), d_stored, Decays._make(d_decays)
+
+    def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
+        """Square and MLP-shaped matrices, with and without momentum."""
+        for element in ELEMENTS:
+            for widths in ((16, 16), (64, 64), (64, 256), (256, 64), (128, 128)):
+                for parts in (1, 2):
+                    try:
+                        shape = _Shape.fitting(widths, 64, parts, element, shared_limit)
+                    except InputError:
+                        continue  # said at the call, with what would fit
+                    for symbol in KERNELS.symbols:
+                        yield shape.kernel(symbol, self.kernels.source)
+
+    def trials(self, thorough: bool) -> Iterable[Trial]:
+        """See `hecate_kernels.decayed_trials`."""
+        return trials(partial(DecayedKernels, source=self.kernels.source), thorough)
+
+    def _shape(self, given: tuple[Tensor, ...] | list[Tensor]) -> _Shape:
+        q, u, _, stored = given[:4]
+        limit = self._where.shared_limit(q)
+        return _Shape.fitting((q.shape[3], u.shape[3]), q.shape[2], stored.shape[2], q.dtype, limit)
+
+    def _launch(self, shape: _Shape, symbol: str, arguments: list[object], q: Tensor) -> None:
+        batch, heads, count, _ = q.shape
+        self._where.launch(
+            shape.kernel(symbol, self.kernels.source),
+            (shape.groups, batch * heads, 1),
+            (THREADS, 1, 1),
+            [*arguments, np.int32(count)],
+            shared_bytes(
+                shape.key_width, shape.parts, shape.element, shape.layout, backward=symbol == KERNELS.backward
+            ),
+        )
+
+
+class DecayedOnHost(DecayedKernels):
+    """The pair `decayed_linear` on the CPU: the kernels themselves, on fibers."""
+
+    def __init__(self) -> None:
+        super().__init__("host")
+
+
+class DecayedOnGpu(DecayedKernels):
+    """The pair `decayed_linear` on an NVIDIA GPU, compiled at run time."""
+
+    def __init__(self) -> None:
+        super().__init__("nvrtc")
