@@ -65,17 +65,17 @@ def is_causal(case: RuleCase, strategy: Strategy) -> None:
     tokens = case.tokens(COUNT, inner=True)
     expected, _ = run(case, strategy, tokens)
     for j in (1, 4, 6, COUNT - 1):
-        other = tokens.map(lambda one, j=j: _changed(one, j))  # type: ignore[misc]
+        other = tokens.replace(**{name: _changed(one, j, name in case.rule.gates) for name, one in tokens.items()})
         y, _ = run(case, strategy, other)
         if not same_bits(y[:, :, :j], expected[:, :, :j]):
             first = int((y != expected).flatten(3).any(-1).any(0).any(0).nonzero()[0])
             raise Failed(f"{strategy.name}: changing token {j} changes the read of token {first}")
 
 
-def _changed(one: Tensor, j: int) -> Tensor:
-    """Another number at token j, in the range of everything that is there."""
+def _changed(one: Tensor, j: int, gate: bool) -> Tensor:
+    """Another value at token j: an input with its sign turned, a gate as it was one token before."""
     other = one.clone()
-    other[:, :, j] = one[:, :, j - 1] if one.dim() == 3 else -one[:, :, j]
+    other[:, :, j] = one[:, :, j - 1] if gate else -one[:, :, j]
     return other
 
 
