@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 WALL_FACTOR = 4  # a worker that makes no progress for this many times its CPU limit is stopped
-MEMORY_BYTES = 4 << 30  # address space a worker may use: a file that needs more is not finished
+MEMORY_BYTES = 1 << 30  # address space a worker may use: a file that needs more is not finished
 
 
 @dataclass

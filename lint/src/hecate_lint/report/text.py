@@ -9,6 +9,7 @@ from hecate_lint.model import Finding
 from hecate_lint.source import Source, UnreadableError
 
 _COLOURS = {"error": "31", "warn": "33", "info": "36"}
+_WITHOUT_CODE = ("HL-10", "HL-11", "HL-12", "HL-13")
 WIDTH = 160  # characters of a code line that are shown
 
 
@@ -17,6 +18,9 @@ def render(findings: Iterable[Finding], read: Callable[[str], bytes], colour: bo
     sources: dict[str, Source | None] = {}
     blocks = []
     for finding in findings:
+        if finding.rule in _WITHOUT_CODE:
+            blocks.append(block(finding, None, colour))  # what could not be read once is not read again
+            continue
         if finding.path not in sources:
             sources[finding.path] = _source(finding.path, read)
         blocks.append(block(finding, sources[finding.path], colour))
@@ -31,7 +35,7 @@ def block(finding: Finding, source: Source | None, colour: bool = False) -> str:
     head += paint(finding.severity, _COLOURS[finding.severity])
     head += f" {paint(finding.rule, '1')} {finding.name}: {one_line(finding.message)}{doubt}"
     lines = [head]
-    if source is not None and finding.rule not in ("HL-10", "HL-11", "HL-12", "HL-13"):
+    if source is not None:
         lines += _excerpt(finding, source)
     if finding.why:
         lines.append(f"    why:  {finding.why}")

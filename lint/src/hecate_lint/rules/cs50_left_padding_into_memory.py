@@ -46,6 +46,8 @@ tok.padding_side = "right"
 # ---
 ids = torch.cat([ids, torch.full((n,), pad_id)])
 # ---
+ids = torch.cat((torch.full((batch, 1), bos_id), ids), dim=1)
+# ---
 line = ["-"] * 8 + cells
 shape = [1] * n + list(x.shape)
 # ---
@@ -77,7 +79,12 @@ batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="le
         for call in file.names.calls("torch.cat", "torch.concat", "torch.hstack"):
             if call.args and isinstance(call.args[0], (ast.List, ast.Tuple)) and len(call.args[0].elts) > 1:
                 first = call.args[0].elts[0]
-                if isinstance(first, ast.Call) and last_word(first) in _MAKERS and _says_pad(first):
+                if (
+                    isinstance(first, ast.Call)
+                    and last_word(first) in _MAKERS
+                    and _says_pad(first)
+                    and not _is_one(first)
+                ):
                     yield Hit(call, "a run of pad tokens is put before the ids", "likely", severity)
         yield from self._sides(file, severity)
 
@@ -108,6 +115,12 @@ def _pads_ids(call: ast.AST | None) -> bool:
         bool({"tokenizer", "tok", "processor", "pretrained"} & set(split_words(last_word(call))))
         or last_word(call) == "processing_class"
     )
+
+
+def _is_one(call: ast.Call) -> bool:
+    """Whether a `full((batch, 1), bos)` makes the one token that starts a text, which is no padding."""
+    shape = call.args[0] if call.args else None
+    return isinstance(shape, (ast.Tuple, ast.List)) and bool(shape.elts) and constant(shape.elts[-1]) == 1
 
 
 def _says_pad(node: ast.AST) -> bool:
