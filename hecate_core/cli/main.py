@@ -9,7 +9,7 @@ from typer import Exit, Option, Typer
 from typer.main import get_command
 
 import hecate_core
-from hecate_core.cli import build, check, compare, demo, doctor, evaluate, generate, plugins, strangers, sweep
+from hecate_core.cli import build, check, compare, demo, doctor, evaluate, generate, new, plugins, strangers, sweep
 from hecate_core.cli.command import command
 from hecate_core.cli.faults import report
 
@@ -22,6 +22,7 @@ OURS: dict[str, Callable[..., int | None]] = {
     "sweep": sweep.sweep,
     "compare": compare.compare,
     "check": check.check,
+    "new": new.new,
     "plugins": plugins.plugins,
     "doctor": doctor.doctor,
 }
