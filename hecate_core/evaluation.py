@@ -1,7 +1,7 @@
 """Scores on what the model has never seen, every context read alone from a fresh memory: bits per byte, accuracy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from hecate_core.errors import DataError, InputError
 from hecate_core.model import LanguageModel
 from hecate_core.tasks import HELD_OUT, Task, drawn
 
-BATCH = 16  # passages at once, of neighbouring lengths so that little is padded
+TOKENS = 8192  # padded tokens at once; passages of neighbouring lengths go together, so that little is padded
 
 
 @torch.inference_mode()
@@ -27,8 +27,7 @@ def bits_per_byte(model: LanguageModel, passages: Sequence[bytes], *, remember: 
     if not ordered:
         raise DataError("evaluation: no passage of two bytes or more; expected held-out text")
     total, counted = 0.0, 0
-    for start in range(0, len(ordered), BATCH):
-        rows = ordered[start : start + BATCH]
+    for rows in _batches(ordered):
         longest = len(rows[-1])
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)
         for row, passage in enumerate(rows):
@@ -38,13 +37,25 @@ def bits_per_byte(model: LanguageModel, passages: Sequence[bytes], *, remember: 
         write = torch.full(ids[:, :-1].shape, remember, device=device)
         logits, _ = model(ids[:, :-1], model.init_state(len(rows)), write if not remember else None)
         counts = torch.arange(longest - 1, device=device) < (lengths - 1).unsqueeze(1)
-        nats = F.cross_entropy(logits.double().transpose(1, 2), ids[:, 1:], reduction="none")
-        total += float(nats[counts].sum())
+        nats = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
+        total += float(nats[counts].double().sum())
         counted += int(counts.sum())
     return total / counted / math.log(2.0)
 
 
+def _batches(ordered: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Runs of passages, shortest first, whose padded size stays below TOKENS (a longer one goes alone)."""
+    rows: list[bytes] = []
+    for passage in ordered:
+        if rows and (len(rows) + 1) * len(passage) > TOKENS:
+            yield rows
+            rows = []
+        rows.append(passage)
+    yield rows
+
+
 CONTEXTS = 256  # contexts that score a task
+BATCH = 16  # of them at once
 
 
 @torch.inference_mode()

@@ -12,17 +12,19 @@ from hecate_core.errors import DataError
 
 Out = Annotated[Path, Option("--out", metavar="DIR", help="Where both runs go.")]
 Seed = Annotated[int, Option("--seed", help="Of both runs.")]
+Steps = Annotated[int | None, Option("--steps", help="Of both runs (default: as the examples say).")]
 PROMPT = "The "
 
 
-def demo(output: Output, out: Out = Path("runs"), seed: Seed = 0) -> None:
+def demo(output: Output, out: Out = Path("runs"), seed: Seed = 0, steps: Steps = None) -> None:
     """Build a memory model and its twin on the text in the package; about three minutes on two cores."""
     from hecate_core.building import new_folder
     from hecate_core.corpus import open_corpus
     from hecate_core.corpus.baselines import fit_baselines
 
     runs = {name: new_folder(out, name) for name in ("demo", "twin")}
-    started = {name: _start(name, path, seed, quiet=name == "twin") for name, path in runs.items()}
+    settings = [f"seed={seed}", *([] if steps is None else [f"run.steps={steps}"])]
+    started = {name: _start(name, path, settings, quiet=name == "twin") for name, path in runs.items()}
     corpus = open_corpus()
     base = fit_baselines(corpus.train, corpus.heldout)
     finals = {name: _finish(name, runs[name], process) for name, process in started.items()}
@@ -54,8 +56,9 @@ def demo(output: Output, out: Out = Path("runs"), seed: Seed = 0) -> None:
     )
 
 
-def _start(name: str, path: Path, seed: int, *, quiet: bool) -> "subprocess.Popen[bytes]":
-    words = [sys.executable, "-m", "hecate_core.cli", "build", name, "--out", str(path), "--set", f"seed={seed}"]
+def _start(name: str, path: Path, settings: list[str], *, quiet: bool) -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-m", "hecate_core.cli", "build", name, "--out", str(path)]
+    words += [word for setting in settings for word in ("--set", setting)]
     errors = subprocess.PIPE if quiet else None
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors)
 
