@@ -13,7 +13,6 @@ from hecate_lint.facts import File
 from hecate_lint.model import Confidence, Finding, Hit, Severity
 from hecate_lint.rule import Rule
 from hecate_lint.settings import Settings
-from hecate_lint.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,8 @@ def judge(judges: Sequence[Rule], files: Sequence[str], settings: Settings, ids:
 def _placed(rule: Rule, file: File, hit: Hit) -> Finding | None:
     """The finding at a Python node, positioned by libcst."""
     from libcst import matchers
+
+    from hecate_lint.tree import Tree
 
     spot = Tree(file.source).find(hit.node)
     if spot is None or not matchers.matches(spot.node, rule.pattern(matchers, hit)):

@@ -35,7 +35,6 @@ class UnclampedLearnedDecay(Rule):
     name = "unclamped-learned-decay"
     group = "core"
     severity = "error"
-    fix_kind = "unsafe"
     words = frozenset({"Parameter", "ParameterList", "ParameterDict", "register_parameter"})
     why = "one optimizer step outside [0, 1] and the carried state grows or flips sign with every token"
     mend = "read it through torch.sigmoid and start the raw value at logit(initial)"

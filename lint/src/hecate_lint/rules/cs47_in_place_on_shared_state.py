@@ -124,6 +124,10 @@ def step(memory: torch.Tensor, u):
     head.copy_(u)  # <-
     return memory
 # ---
+def forget(memory, rate):
+    memory.mul_(rate)  # <-
+    return memory
+# ---
 def put(cache, name, i, new):
     cache[name][i].copy_(new)  # <-
 # ---

@@ -34,7 +34,6 @@ class SharedRetention(Rule):
     name = "shared-retention-across-levels"
     group = "core"
     severity = "warn"
-    fix_kind = "unsafe"
     why = "levels with different periods need different memory spans, and one number cannot have both"
     mend = "give each level its own: nn.ParameterList(nn.Parameter(init.clone()) for _ in levels)"
 
