@@ -31,6 +31,16 @@ class OneTrial(AffineKernels):
         return [trial for trial in super().trials(False) if trial.name.startswith("titans, T 63, head 16")]
 
 
+class OneToken(AffineKernels):
+    """The pair with one case of a single token: the kernel that decodes."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__("host", source)
+
+    def trials(self, thorough: bool) -> Iterable[Trial]:
+        return [trial for trial in super().trials(False) if trial.name.startswith("masked titans, T 1,")]
+
+
 FORWARD = [
     Fault("barrier missing after the loads", "c, keep + text, erase + text, write + text, momentum + text, inject + "
           "text, first, length);\n        __syncthreads();", "c, keep + text, erase + text, write + text, momentum + "
@@ -45,6 +55,12 @@ FORWARD = [
     Fault("race between blocks", "y[(text + first + t) * HEAD_V", "y[(first + t) * HEAD_V"),
     Fault("read past an input", "k_token, first, length);", "k_token, first, length + 64);"),
 ]  # fmt: skip
+STEP = [
+    Fault("old momentum forgotten", "s += momentum[blockIdx.y] * surprise", "s += surprise"),
+    Fault("row of another", "if (row >= HEAD_V) return;", "if (row > HEAD_V) return;"),
+    Fault("lanes leave before the sum", "if (x >= HEAD_K) continue;", "if (x >= HEAD_K) return;"),
+    Fault("read before the write", "read += m[j] *", "read += key[j] *"),
+]
 BACKWARD = [
     Fault("wrong gradient sign", "seen ? -x * kk", "seen ? x * kk"),
     Fault("barrier missing before the adjoint", "d.by_h0[C] = end_h0;\n        }\n        __syncthreads();",
@@ -98,6 +114,27 @@ def test_faults_planted_in_the_forward_are_found(fault: Fault, tmp_path: Path) -
 @pytest.mark.parametrize("fault", BACKWARD, ids=lambda fault: fault.name)
 def test_faults_planted_in_the_backward_are_found(fault: Fault, tmp_path: Path) -> None:
     assert_found(OneTrial(plant(fault, BACKWARD_SOURCE, SOURCE, tmp_path)))
+
+
+@pytest.mark.parametrize("fault", STEP, ids=lambda fault: fault.name)
+def test_faults_planted_in_the_single_token_are_found(fault: Fault, tmp_path: Path) -> None:
+    assert_found(OneToken(plant(fault, SOURCE.with_name("affine_step.cuh"), SOURCE, tmp_path)))
+
+
+def test_token_by_token_is_one_call() -> None:
+    pair, tokens = AffineOnHost(), _tokens(5)._replace(momentum=_tokens(5).write)
+    memory, surprise = torch.zeros(2, 2, 1, 16, 16)
+    y, end, surprise_end, _ = pair.forward(tokens, memory, surprise, 64)
+    reads = []
+    for t in range(5):
+        one = AffineTokens._make(None if part is None else part[:, :, t : t + 1] for part in tokens)
+        read, memory, surprise, _ = pair.forward(one, memory, surprise, 64)
+        reads.append(read)
+    assert torch.allclose(torch.cat(reads, 2), y, atol=1e-6)
+    assert torch.allclose(memory, end, atol=1e-6)
+    assert surprise is not None
+    assert surprise_end is not None
+    assert torch.allclose(surprise, surprise_end, atol=1e-6)
 
 
 def _tokens(length: int, width: int = 16, dtype: torch.dtype = torch.float32) -> AffineTokens:

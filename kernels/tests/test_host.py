@@ -86,6 +86,26 @@ def test_lines_are_right_after_a_branch_that_was_skipped(tmp_path: Path) -> None
         HostLauncher().launch(kernel, (1, 1, 1), (1, 1, 1), [InOut(torch.zeros(1))])
 
 
+def test_an_include_in_a_skipped_branch_is_not_used_up(tmp_path: Path) -> None:
+    (tmp_path / "more.cuh").write_text("#pragma once\n#define MORE 2.0f\n")
+    kernel = _kernel(tmp_path, '#if 0\n#include "more.cuh"\n#else\n#include "more.cuh"\n#endif\nout[0] = MORE;')
+    out = torch.zeros(1)
+    HostLauncher().launch(kernel, (1, 1, 1), (1, 1, 1), [Out(out)])
+    assert out[0] == 2
+
+
+@pytest.mark.parametrize("once", ["", "#pragma once\n"])
+def test_includes_that_go_round_in_a_circle_end(once: str, tmp_path: Path) -> None:
+    (tmp_path / "one.cuh").write_text(f'{once}#include "two.cuh"\n')
+    (tmp_path / "two.cuh").write_text(f'{once}#include "one.cuh"\n')
+    kernel = _kernel(tmp_path, '#include "one.cuh"\nout[0] = 1.0f;')
+    if once:
+        HostLauncher().launch(kernel, (1, 1, 1), (1, 1, 1), [Out(torch.zeros(1))])
+        return
+    with pytest.raises(KernelError, match=r"\.cuh:1: includes go round in a circle"):
+        HostLauncher().launch(kernel, (1, 1, 1), (1, 1, 1), [Out(torch.zeros(1))])
+
+
 def test_a_divergent_barrier_names_both_lines(tmp_path: Path) -> None:
     planted = next(fault for fault in FAULTS if fault.name == "barrier in both branches").plant(RAMP, tmp_path)
     text = _fault(RampPair(planted), "numbers")

@@ -65,7 +65,7 @@ def test_affine_compiles_without_spills(arch: str) -> None:
         trials = pair.trials
 
     found = list(compile_report(Some(), (arch,)))
-    assert len(found) == 4  # forward and backward, fp32 and bf16
+    assert len(found) == 6  # forward, backward and step, fp32 and bf16
     for kernel, _, compiled in found:
         assert over_budget(compiled, pair.kernels.budgets[kernel.symbol]) is None, (kernel, compiled)
 

@@ -1,12 +1,14 @@
 // The op `affine`, forward: reads, final memory and momentum; saves what the backward wants.
-// The constant FORWARD chooses the direction: each is compiled without the other.
+// The constants FORWARD and STEP choose what is compiled: forward, backward or the single token.
 #include "hecate_device.cuh"
 
-#include "affine_chunk.cuh"
-
-#if !FORWARD
+#if STEP
+#include "affine_step.cuh"
+#elif !FORWARD
 #include "affine_backward.cuh"
 #else
+#include "affine_chunk.cuh"
+
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     affine_forward(const E* q, const E* k, const E* v, long long q_batch, long long q_head, long long q_token,

@@ -30,8 +30,15 @@ KERNELS = KernelPair(
     backward="affine_backward",
     head_sizes=(1, 256),
     chunk=32,
-    budgets={name: Budget(registers=255, shared_bytes=0) for name in ("affine_forward", "affine_backward")},
+    budgets={
+        "affine_forward": Budget(registers=255, shared_bytes=0),
+        "affine_backward": Budget(registers=255, shared_bytes=0),
+        "affine_step": Budget(registers=64, shared_bytes=0),
+    },
 )
+
+
+STEP = "affine_step"  # the forward of a single token
 
 
 class _Shape(NamedTuple):
@@ -82,6 +89,7 @@ class _Shape(NamedTuple):
             INJECT=int(self.has_inject),
             SAVE=int(save),
             FORWARD=int(symbol == KERNELS.forward),
+            STEP=int(symbol == STEP),
         )
         return Kernel(source, symbol, given)
 
@@ -106,6 +114,8 @@ class AffineKernels:
         """See `hecate_core.api.AffinePair`; `chunk` is the reference's affair, the result is exact anyway."""
         tokens, shape = _accepted(tokens, self._where)
         batch, heads, length, _ = tokens.k.shape
+        if length == 1:
+            return self._step(shape, tokens, memory.float().contiguous(), plain(surprise))
         chunks = -(-length // shape.layout.chunk)
         parts = 1 + shape.has_momentum
         y = tokens.v.new_empty(batch, heads, length, shape.value_width)
@@ -148,6 +158,8 @@ class AffineKernels:
         """See `hecate_core.api.AffinePair`."""
         tokens, shape = _accepted(tokens, self._where)
         batch, heads, length, _ = tokens.k.shape
+        if length == 1:  # what a chunk's forward would have saved of its start
+            saved = (torch.stack([one.to(tokens.v.dtype) for one in saved[:-1]], 2), saved[-1])
         d_out = unit_stride(d_out.to(tokens.v.dtype))
         d_memory_end, d_surprise_end = d_ends
         d_memory_end = d_memory_end.float().contiguous()
@@ -183,6 +195,32 @@ class AffineKernels:
         ]
         return AffineTokens._make(grads), d_memory, None if d_surprise_end is None else d_surprise
 
+    def _step(
+        self, shape: _Shape, tokens: AffineTokens, memory: Tensor, surprise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
+        batch, heads, _, _ = tokens.k.shape
+        y = tokens.v.new_empty(batch, heads, 1, shape.value_width)
+        updates, end = torch.empty_like(y), torch.empty_like(memory)
+        surprise_end = torch.empty_like(or_nothing(surprise, memory))
+        rows = THREADS // 32
+        self._where.launch(
+            shape.kernel(STEP, self.kernels.source),
+            (-(-shape.value_width // rows), batch * heads, 1),
+            (THREADS, 1, 1),
+            [
+                *tokens[:3],
+                *(np.int64(stride) for one in tokens[:3] for stride in one.stride()[:2]),
+                *(or_nothing(one, memory) for one in tokens[3:]),
+                memory,
+                or_nothing(surprise, memory),
+                *map(Out, (y, end, surprise_end, updates)),
+                np.int32(heads),
+            ],
+        )
+        if surprise is None:
+            return y, end, None, (memory, updates)
+        return y, end, surprise_end, (memory, surprise, updates)
+
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
         """Everything switched on at all head sizes; the simpler rules at one."""
         everything, delta, hebbian = (True, True, True), (True, False, False), (False, False, False)
@@ -193,7 +231,7 @@ class AffineKernels:
                     shape = _Shape.fitting((width, width), element, switches, shared_limit)
                 except InputError:
                     continue  # said at the call, with what would fit
-                for symbol in KERNELS.symbols:
+                for symbol in (*KERNELS.symbols, STEP):
                     yield shape.kernel(symbol, self.kernels.source)
 
     def trials(self, thorough: bool) -> Iterable[Trial]:

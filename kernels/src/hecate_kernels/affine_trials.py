@@ -60,6 +60,7 @@ def _cases(thorough: bool) -> Iterator[_Case]:
     float32, bfloat16 = dtypes
     rows = [
         (1, 16, float32, "delta", False),
+        (1, 100, bfloat16, "masked titans", True),
         (7, 64, bfloat16, "masked titans", True),
         (63, 16, float32, "titans", True),
         (64, 64, bfloat16, "delta", False),
