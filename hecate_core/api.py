@@ -34,7 +34,7 @@ from hecate_core.records import Params, State, Tokens
 from hecate_core.registry import registry
 from hecate_core.shapes import Bool, Float, Int, Tensor
 from hecate_core.tasks import Sample, Task
-from hecate_core.weights import Weights
+from hecate_core.weights import Shared, Weights
 
 __all__ = [
     "L2",
@@ -83,6 +83,7 @@ __all__ = [
     "RowDecay",
     "Sample",
     "ScalarDecay",
+    "Shared",
     "State",
     "Strategy",
     "Structure",

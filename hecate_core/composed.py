@@ -94,7 +94,8 @@ class ComposedRule:
         return answer  # type: ignore[no-any-return]
 
     def _read(self, params: Params, weights: Weights, q: Tensor) -> Tensor:
-        return self.structure.trace(params, weights, q)[0]
+        predict = declared(self.structure, "predict")
+        return self.structure.trace(params, weights, q)[0] if predict is None else predict(params, weights, q)
 
     def _weights(self, stored: State) -> Mapping[str, Tensor]:
         return stored if self.retention.link is None else stored.map(self.retention.link)
@@ -167,8 +168,10 @@ class ComposedRule:
     def _linearised(self) -> Linearised | Refused:
         if self._advance is not None:
             return Refused("retention: a step is not added to the memory, so frozen steps cannot be summed")
-        if self.algorithm.step_map is not None:
-            return Refused("algorithm: maps the step, which is not linear in the momentum")
+        if self.algorithm.step_map is not None and not (
+            self.algorithm.has_momentum and self.retention.axis == "scalar"
+        ):
+            return Refused("algorithm: maps the step; frozen forms that of a momentum under one decay per token")
         free = self.structure.linear and self.bias.affine is not None and self.bias.affine[0] == 0.0
         return Linearised(
             self._factors,
@@ -178,6 +181,7 @@ class ComposedRule:
             axis=self.retention.axis,
             link=self.retention.link,
             project=self.retention.project,
+            step_map=self.algorithm.step_map,
             exact=free and self.retention.project is None and not self.algorithm.erases,
             pace=self._pace,
         )

@@ -23,19 +23,30 @@ class Refused:
     reason: str
 
 
+Gather = Callable[[Params, State, Tokens, Tensor | None], tuple[Tokens, State]]
+"""(params, state, tokens, write mask `[B, T]` or None) -> tokens with what else they see, and the state after.
+
+For rules whose tokens look back at earlier tokens (a window): called once per call, before a strategy cuts it. What
+it adds to the tokens has the T axis where the inputs have it. Tokens that may not write are not to be seen later.
+"""
+
+
 @attrs.frozen
 class Affine:
     """The memory after a token is affine in the memory before it: an exact chunk form exists.
 
     `coefficients(params, tokens)` gives the recurrence of the op `op` from the tokens alone: `AffineTokens` for
     "affine", `ColumnTokens` for "affine_column". `memory` and `momentum` name where the two matrices live in the
-    rule's state, by dotted path.
+    rule's state, by dotted path; a momentum in the coefficients that nobody carries starts at 0 in every call. `group`
+    coefficients in a row stand for one token, whose read is that of the last. `gather` is asked first.
     """
 
     coefficients: Callable[[Params, Tokens], AffineTokens | ColumnTokens]
     memory: str
     momentum: str | None = None
     op: str = "affine"
+    group: int = 1
+    gather: Gather | None = None
 
 
 class Factors(NamedTuple):
@@ -67,8 +78,10 @@ class Linearised:
     `memory` and `momentum` name the records of weights in the rule's state. `axis` says what `keep` multiplies:
     "scalar", "column" or "row". `link` maps what is stored to weights (None: they are the same). `project` maps the
     stored weights back to their domain, for every read and at chunk ends. `exact` is True where no factor depends on
-    the anchor. `pace(tokens)`, where a rule can give it, is the decays of `factors` without an anchor: a strategy then
-    prepares all chunks of a call at once.
+    the anchor. `step_map` stands between momentum and memory, A_t = keep A + inject step_map(S_t), and needs a momentum
+    and a scalar `keep`. `group` changes in a row stand for one token, whose read is that of the last; with a `step_map`
+    only the last may have an `inject`. `gather` is asked first. `pace(tokens)`, where a rule can give it, is the decays
+    of `factors` without an anchor: a strategy then prepares all chunks of a call at once.
     """
 
     factors: Callable[[Params, State, Tokens], Factors]
@@ -80,6 +93,9 @@ class Linearised:
     project: Callable[[Tensor], Tensor] | None = None
     exact: bool = False
     pace: Callable[[Tokens], Pace] | None = None
+    step_map: Callable[[Tensor], Tensor] | None = None
+    group: int = 1
+    gather: Gather | None = None
 
 
 Form = Affine | Linearised

@@ -10,6 +10,7 @@ from hecate_core.gates import Gate
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import State
 from hecate_core.shapes import Tensor
+from hecate_core.widths import full_widths
 
 
 def refuse_non_finite(place: str, **tensors: Tensor) -> None:
@@ -41,7 +42,7 @@ def check_inputs(rule: MemoryRule, given: Mapping[str, Tensor], gates: Mapping[s
             raise InputError(f"{place}: {name} has width {tensor.shape[3]}; expected {letter} = {widths[letter]}")
     for name, tensor in gates.items():
         width = rule.gates[name].width
-        wanted = [*shape[:3]] if width is None else [*shape[:3], widths[width]]
+        wanted = [*shape[:3]] if width is None else [*shape[:3], full_widths(rule, widths)[width]]
         if list(tensor.shape) != wanted:
             raise InputError(f"{place}: gate {name} is {list(tensor.shape)}; expected {wanted}")
     refuse_non_finite(place, **given, **gates)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from hecate_core.errors import CompositionError, InputError
 from hecate_core.forms import Affine, Refused
 from hecate_core.ops.affine import REFERENCE, AffinePair, affine
@@ -56,12 +58,19 @@ class Chunkwise:
         pair = reference if self.pair is None else self.pair
         if pair.op != form.op:
             raise CompositionError(f'rule "{rule.name}" needs the op "{form.op}"; the pair given is for "{pair.op}"')
+        count = tokens.q.shape[2]
+        if form.gather is not None:
+            tokens, state = form.gather(params, state, tokens, write)
         inputs: Any = form.coefficients(params, tokens)
         if write is not None:
-            inputs = inputs.masked(write.unsqueeze(1))
+            inputs = inputs.masked(write.repeat_interleave(form.group, 1).unsqueeze(1))
+        memory = state.at(form.memory)
         surprise = None if form.momentum is None else state.at(form.momentum)
-        y, memory, surprise = op(inputs, state.at(form.memory), surprise, self.chunk, pair)
+        if surprise is None and getattr(inputs, "momentum", None) is not None:
+            surprise = torch.zeros_like(memory)  # a momentum inside groups that no token hands on
+        y, memory, surprise = op(inputs, memory, surprise, self.chunk, pair)
+        y = y[:, :, form.group - 1 :: form.group]
         state = state.put(form.memory, memory)
         if form.momentum is not None:
             state = state.put(form.momentum, surprise)
-        return y, state.replace(position=state.position + tokens.q.shape[2])
+        return y, state.replace(position=state.position + count)

@@ -65,6 +65,8 @@ class Restarting:
     def _anew(self, offered: Affine | Linearised) -> Any:
         if not self._from_zero:
             return Refused("document starts: the first memory is not 0, and wiping leaves 0")
+        if offered.gather is not None:
+            return Refused("document starts: tokens look back at earlier ones, over the start")
         if isinstance(offered, Affine):
             return self._affine(offered)
         if not offered.exact:

@@ -18,7 +18,10 @@ from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
 from hecate_core.strategies.channels import GrownChannels
 from hecate_core.strategies.grown import Grown, Stored, memories, momenta, stacked
+from hecate_core.strategies.mapped import GrownMapped
 from hecate_core.weights import PerToken, Shared, Weights
+
+Growth = Grown | GrownChannels | GrownMapped
 
 
 class Frozen:
@@ -69,6 +72,8 @@ class Frozen:
         sizes = _grid(state.position % self.chunk, tokens.q.shape[2], self.chunk, self._links_once(form))
         if not sizes:
             return tokens.v, state
+        if form.gather is not None:
+            tokens, state = form.gather(params, state, tokens, write)
         walk = _Walk(form, params, state, self)
         spread = _all_decays(form, tokens, write, sizes)
         masks = [None] * len(sizes) if write is None else write.split(sizes, 1)
@@ -105,7 +110,7 @@ class _Walk:
         anchor = self._anchor.map(torch.Tensor.detach) if self._how.detach else self._anchor
         factors = self._form.factors(self._params, anchor, tokens)
         if due is not None:
-            factors = _masked(factors, due.unsqueeze(1))
+            factors = _masked(factors, _of_groups(due, self._form.group))
         self._position += tokens.q.shape[2]
         if self._seen is not None:
             return self._linked_once(tokens.q, factors, spread, phase)
@@ -141,17 +146,23 @@ class _Walk:
         self._seen = memories(grown.last())
         return y
 
-    def _grow(self, stored: Stored, factors: Factors, spread: Decays | None) -> Grown | GrownChannels:
-        if self._form.axis != "scalar":
-            return GrownChannels(stored, factors, self._form.axis)
+    def _grow(self, stored: Stored, factors: Factors, spread: Decays | None) -> Growth:
+        form = self._form
+        if form.step_map is not None:
+            return GrownMapped(stored, factors, form.step_map, form.group)
+        if form.axis != "scalar":
+            return GrownChannels(stored, factors, form.axis)
         if spread is None:
             spread = decays(factors.keep, factors.momentum, factors.inject)
+        if form.group > 1:  # a token's read is that of its last change
+            last = slice(form.group - 1, None, form.group)
+            spread = spread._replace(reach=spread.reach[:, :, last], reads=spread.reads[:, :, last])
         return Grown(stored, factors.updates, spread, self._how.pair)
 
     def _momenta(self) -> Mapping[str, Tensor] | None:
         return None if self._form.momentum is None else momenta(self._stored)
 
-    def _advance(self, grown: Grown | GrownChannels) -> None:
+    def _advance(self, grown: Growth) -> None:
         """What survives the piece; at the end of a chunk back in its domain."""
         self._stored = grown.last()
         project = self._form.project
@@ -186,11 +197,12 @@ def _split(tokens: Tokens, sizes: list[int]) -> list[Tokens]:
 
 def _all_decays(form: Linearised, tokens: Tokens, write: Tensor | None, sizes: list[int]) -> Sequence[Decays | None]:
     """The decays of every piece, those of equal size at once; None where they depend on the anchor."""
-    if form.pace is None or form.axis != "scalar":
+    if form.pace is None or form.axis != "scalar" or form.step_map is not None:
         return [None] * len(sizes)
     pace = form.pace(tokens)
     if write is not None:
-        pace = _rested(pace, write.unsqueeze(1))
+        pace = _rested(pace, _of_groups(write, form.group))
+    sizes = [form.group * one for one in sizes]
     gates = [None if one is None else one.split(sizes, 2) for one in pace]
     found: dict[int, Decays] = {}
     for size in set(sizes):
@@ -200,6 +212,11 @@ def _all_decays(form: Linearised, tokens: Tokens, write: Tensor | None, sizes: l
         each = zip(*(field.unbind(2) for field in decays(keep, momentum, inject)), strict=True)
         found.update((i, Decays._make(one)) for i, one in zip(places, each, strict=True))
     return [found[i] for i in range(len(sizes))]
+
+
+def _of_groups(write: Bool[Tensor, "B T"], group: int) -> Bool[Tensor, "B 1 T"]:
+    """The mask for every change: all of a token's changes rest with it."""
+    return write.repeat_interleave(group, 1).unsqueeze(1)
 
 
 def _rested(pace: Pace, due: Bool[Tensor, "B 1 T"]) -> Pace:

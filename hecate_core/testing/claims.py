@@ -1,5 +1,7 @@
 """Checks of what a rule claims to offer: its forms, proved against `step` by numbers."""
 
+from typing import Any
+
 import torch
 
 from hecate_core.composed import ComposedRule
@@ -24,6 +26,13 @@ def _linearised(case: RuleCase) -> Linearised:
     if isinstance(form, Refused):
         raise Unasked(f"no linearised form: {form.reason}")
     return form
+
+
+def gathered(case: RuleCase, form: Affine | Linearised, tokens: Tokens, state: State | None = None) -> Tokens:
+    """The tokens with what a form has them see of earlier ones, after `state` (default: a fresh one)."""
+    if form.gather is None:
+        return tokens
+    return form.gather(case.params, case.fresh() if state is None else state, tokens, None)[0]
 
 
 @RULE.check
@@ -81,14 +90,14 @@ def affine_coefficients_reproduce_step(case: RuleCase) -> None:
 @RULE.check
 def affine_coefficients_see_their_own_token_alone(case: RuleCase) -> None:
     """Coefficients of a token do not depend on its neighbours."""
-    form, tokens = _affine(case), case.tokens(5, inner=True)
-    whole = form.coefficients(case.params, tokens)
+    form, tokens = _affine(case), gathered(case, _affine(case), case.tokens(5, inner=True))
+    whole, first = form.coefficients(case.params, tokens), 2 * form.group
     with unchanged(params=case.params, tokens=tokens):
         other = form.coefficients(
             case.params, tokens.map(lambda one: torch.cat((one[:, :, :2], one[:, :, 2:] * 0.5), 2))
         )
     for name, one, two in zip(whole._fields, whole, other, strict=True):
-        if one is not None and two is not None and not same_bits(one[:, :, :2], two[:, :, :2]):
+        if one is not None and two is not None and not same_bits(one[:, :, :first], two[:, :, :first]):
             raise Failed(f"coefficient {name} of a token changes with later tokens")
 
 
@@ -99,23 +108,26 @@ def _random(case: RuleCase) -> State:
 
 
 def _demand_recurrence(case: RuleCase, form: Affine, state: State, tokens: Tokens, where: str) -> None:
-    """The recurrence of the op `affine` by hand against `step`, over one token."""
-    c = form.coefficients(case.params, tokens)
+    """The recurrence of the op `affine` by hand against `step`, over one token: all changes of its group in a row."""
+    given: Any = form.coefficients(case.params, gathered(case, form, tokens, state))
     memory = state.at(form.memory)
-    surprise = None if form.momentum is None else state.at(form.momentum)
-    u = _wide(c.write) * c.v
-    if c.erase is not None:
-        u = u - (memory @ (_wide(c.erase) * c.k).mT).mT
-    move = u.mT @ c.k
-    momentum, inject = getattr(c, "momentum", None), getattr(c, "inject", None)  # one op has neither
-    if momentum is not None and surprise is not None:
-        move = surprise = momentum[..., None] * surprise + move
-    if inject is not None:
-        move = inject[..., None] * move
-    grown = (c.keep[..., None] if c.keep.dim() == 3 else c.keep) * memory + move
+    surprise = torch.zeros_like(memory) if form.momentum is None else state.at(form.momentum)
+    grown = memory
+    for i in range(form.group):
+        c = given._make(None if one is None else one[:, :, i : i + 1] for one in given)
+        u = _wide(c.write) * c.v
+        if c.erase is not None:
+            u = u - (grown @ (_wide(c.erase) * c.k).mT).mT
+        move = u.mT @ c.k
+        momentum, inject = getattr(c, "momentum", None), getattr(c, "inject", None)  # one op has neither
+        if momentum is not None:
+            move = surprise = momentum[..., None] * surprise + move
+        if inject is not None:
+            move = inject[..., None] * move
+        grown = (c.keep[..., None] if c.keep.dim() == 3 else c.keep) * grown + move
     y, after = case.rule.step(case.params, state, tokens.map(lambda one: one[:, :, 0]))
     demand_close(f"{where}: the memory of step against keep M + inject S", after.at(form.memory), grown, NEAR)
-    if form.momentum is not None and surprise is not None:
+    if form.momentum is not None:
         demand_close(f"{where}: the momentum of step", after.at(form.momentum), surprise, NEAR)
     demand_close(f"{where}: the read of step against M q", y, (grown @ c.q.mT).squeeze(-1), NEAR)
 
@@ -130,7 +142,7 @@ def linearised_factors_reproduce_step_at_the_anchor(case: RuleCase) -> None:
     form = _linearised(case)
     for state in (case.warm(), case.fresh()):
         tokens = case.tokens(1, inner=True)
-        factors = form.factors(case.params, state.at(form.memory), tokens)
+        factors = form.factors(case.params, state.at(form.memory), gathered(case, form, tokens, state))
         stored = _grown(form, state, factors)
         if form.project is not None:
             stored = stored.map(form.project)
@@ -143,16 +155,23 @@ def linearised_factors_reproduce_step_at_the_anchor(case: RuleCase) -> None:
 
 
 def _grown(form: Linearised, state: State, factors: Factors) -> State:
+    """What is stored after one token: all changes of its group in a row."""
     memory = {}
     for name, (u, x) in factors.updates.items():
-        move = u.mT @ x
-        if factors.momentum is not None and form.momentum is not None:
-            move = factors.momentum[..., None] * state.at(form.momentum)[name] + move
-        if factors.inject is not None:
-            move = factors.inject[..., None] * move
-        keep = factors.keep
-        kept = keep[..., None] if keep.dim() == 3 else keep.mT if form.axis == "row" else keep
-        memory[name] = kept * state.at(form.memory)[name] + move
+        grown = state.at(form.memory)[name]
+        surprise = None if form.momentum is None else state.at(form.momentum)[name]
+        for i in range(form.group):
+            now = slice(i, i + 1)
+            move = u[:, :, now].mT @ x[:, :, now]
+            if factors.momentum is not None and surprise is not None:
+                move = surprise = factors.momentum[:, :, now, None] * surprise + move
+            if form.step_map is not None:
+                move = form.step_map(move)
+            if factors.inject is not None:
+                move = factors.inject[:, :, now, None] * move
+            keep = factors.keep[:, :, now]
+            grown = (keep[..., None] if keep.dim() == 3 else keep.mT if form.axis == "row" else keep) * grown + move
+        memory[name] = grown
     return State.of(memory)
 
 
@@ -191,20 +210,20 @@ def _by_the_kept(grad: Tensor, keep: Tensor, axis: str) -> Tensor:
 @RULE.check
 def linearised_factors_see_their_own_token_alone(case: RuleCase) -> None:
     """At one anchor, a token's factors do not depend on its neighbours."""
-    form, tokens = _linearised(case), case.tokens(5, inner=True)
-    anchor = case.warm().at(form.memory)
+    form, tokens = _linearised(case), gathered(case, _linearised(case), case.tokens(5, inner=True))
+    anchor, second = case.warm().at(form.memory), slice(form.group, 2 * form.group)
     with unchanged(params=case.params, tokens=tokens, anchor=anchor):
         whole = form.factors(case.params, anchor, tokens)
     alone = form.factors(case.params, anchor, tokens.map(lambda one: one[:, :, 1:2]))
     for name, (u, x) in whole.updates.items():
-        demand_close(f"u of {name}, a token alone", alone.updates[name][0], u[:, :, 1:2], NEAR)
-        demand_close(f"x of {name}, a token alone", alone.updates[name][1], x[:, :, 1:2], NEAR)
+        demand_close(f"u of {name}, a token alone", alone.updates[name][0], u[:, :, second], NEAR)
+        demand_close(f"x of {name}, a token alone", alone.updates[name][1], x[:, :, second], NEAR)
 
 
 @RULE.check
 def linearised_claim_of_exactness_holds(case: RuleCase) -> None:
     """A form that calls itself exact has factors that do not depend on the anchor."""
-    form, tokens = _linearised(case), case.tokens(3, inner=True)
+    form, tokens = _linearised(case), gathered(case, _linearised(case), case.tokens(3, inner=True))
     if not form.exact:
         raise Unasked("not claimed")
     one, two = (form.factors(case.params, state.at(form.memory), tokens) for state in (case.fresh(), case.warm()))
@@ -215,7 +234,7 @@ def linearised_claim_of_exactness_holds(case: RuleCase) -> None:
 @RULE.check
 def linearised_pace_is_that_of_the_factors(case: RuleCase) -> None:
     """Decays that are given without an anchor are those of the factors."""
-    form, tokens = _linearised(case), case.tokens(3, inner=True)
+    form, tokens = _linearised(case), gathered(case, _linearised(case), case.tokens(3, inner=True))
     pace = getattr(form, "pace", None)
     if pace is None:
         raise Unasked("not offered")

@@ -309,8 +309,7 @@ def a_write_gate_of_zero_is_a_rate_of_zero(case: KnobCase[Algorithm]) -> None:
     if "write" not in case.knob.gates:
         raise Unasked("no gate has the role write")
     write = case.tokens.write
-    rates = [
-        case.knob.rates(case.tokens.replace(write=torch.full_like(write, value))).write for value in (0.0, 0.1, 0.2)
-    ]
+    given = [case.knob.rates(case.tokens.replace(write=torch.full_like(write, value))) for value in (0.0, 0.1, 0.2)]
+    rates = [one.write if one.inject is None else one.write * one.inject for one in given]
     if bool((rates[0] != 0).any()) or not bool((rates[1] < rates[2]).all()):
         raise Failed("the step does not rise from 0 with the gate write")

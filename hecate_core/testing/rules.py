@@ -9,6 +9,7 @@ from safetensors.torch import save as serialized
 
 from hecate_core.composing import rule_of
 from hecate_core.differentiation import Tape
+from hecate_core.forms import Linearised, Refused
 from hecate_core.gates import Gate
 from hecate_core.protocols import MemoryRule, Param
 from hecate_core.records import Params, State, Tokens, unflat
@@ -171,7 +172,12 @@ def a_write_of_zero_writes_nothing(case: RuleCase) -> None:
     token, state = with_gates(case.token(), case.rule.gates, **rest), case.fresh()
     _, one = case.rule.step(case.params, state, token)
     _, two = case.rule.step(case.params, state, token.replace(v=-token.v))
-    demand_same_state("write 0, another value", two, one)
+    form = case.rule.offers(Linearised)
+    if isinstance(form, Refused) or form.gather is None:
+        demand_same_state("write 0, another value", two, one)
+        return
+    for path in filter(None, (form.memory, form.momentum)):  # what later tokens look back at is no memory
+        demand_same_state(f"write 0, another value: {path}", two.at(path), one.at(path))
 
 
 @RULE.check

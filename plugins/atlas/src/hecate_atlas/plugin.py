@@ -5,5 +5,9 @@ from hecate_core.hooks import hookimpl
 
 @hookimpl
 def hecate_components() -> list[tuple[str, str, str]]:
-    """Nothing yet."""
-    return []
+    """The Omega rule, Atlas, and the inner step of Atlas for any rule made of knobs."""
+    return [
+        ("rule", "omega", "hecate_atlas.omega:omega"),
+        ("rule", "atlas", "hecate_atlas.atlas:atlas"),
+        ("algorithm", "newton-schulz", "hecate_atlas.newton_schulz:NewtonSchulzMomentum"),
+    ]

@@ -1,0 +1,41 @@
+"""The Omega rule: at every token a gradient step on the whole window, not on the last token alone.
+
+Spec: specs/rules/omega.md. Limit: window 1 with identity features is the error-first delta rule, with momentum Titans.
+"""
+
+from hecate_atlas.rule import WindowRule
+from hecate_core.api import MLP, MOMENTUM, RETAIN, WRITE, CompositionError, Gate, Matrix, Structure
+
+
+def gates_of(name: str, window: int, *, write: Gate, momentum: Gate | None) -> dict[str, Gate]:
+    """Retain, write, one weight per place of the window, and momentum where there is one."""
+    if window < 1:
+        raise CompositionError(f"{name}: window = {window}; expected an integer >= 1")
+    share = Gate(0.0, 1.0, init=0.5, width="J", domain=WRITE.domain)
+    gates = {"retain": RETAIN, "write": write, "window": share}
+    return gates if momentum is None else {**gates, "momentum": momentum}
+
+
+def structure_of(depth: int, expansion: float) -> Structure:
+    """One matrix that starts at zero, or an MLP that starts at learned noise."""
+    return Matrix() if depth == 1 else MLP(depth=depth, expansion=expansion)
+
+
+def omega(
+    *, window: int = 4, features: str = "poly2", momentum: bool = False, depth: int = 1, expansion: float = 4.0
+) -> WindowRule:
+    """M = retain M - write sum_j window_j (M phi(k_j) - v_j) phi(k_j)^T. Source: [2505.23735] Eq. 8-11.
+
+    The range of `write` is divided by the window, so that all of it together steps no further than 1; an MLP narrows
+    both rates as deep Titans does (spec, section Stability).
+    """
+    high, most = 1.0, MOMENTUM
+    if depth > 1:
+        high, most = (0.01, MOMENTUM.narrowed(high=0.9, init=0.8)) if momentum else (0.1, MOMENTUM)
+    gates = gates_of(
+        "omega",
+        window,
+        write=WRITE.narrowed(high=high / max(window, 1), init=0.8 * high / max(window, 1)),
+        momentum=most if momentum else None,
+    )
+    return WindowRule("omega", structure=structure_of(depth, expansion), gates=gates, window=window, features=features)
