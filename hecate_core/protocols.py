@@ -43,7 +43,8 @@ class Structure(Protocol):
     `layers` maps each weight to its (rows, columns) in width letters. `linear` promises that the prediction
     is one weight applied to k. `params` are the first weights and further outer parameters (norms). A structure
     with a width of its own says what it follows from in `widths`: `{"F": (4, "K")}`, and one whose weights cannot be
-    any number where they live in `domain` (see `Retention`).
+    any number where they live in `domain` (see `Retention`). `predict`, where there is one, gives the prediction
+    of `trace` without what only a pullback needs.
     """
 
     layers: Mapping[str, tuple[str, str]]

@@ -75,6 +75,13 @@ def test_slope_and_bend_are_the_first_two_derivatives(name: str) -> None:
     assert torch.allclose(torch.autograd.grad((value + slope).sum(), z)[0], first + second, atol=1e-13)
 
 
+@pytest.mark.parametrize("options", SHAPES, ids=str)
+def test_prediction_alone_is_the_prediction_of_the_trace(options: dict[str, object]) -> None:
+    mlp, params, x = made(options)
+    weights = Shared(weights_of(mlp, params))
+    assert torch.allclose(mlp.predict(params, weights, x), mlp.trace(params, weights, x)[0], atol=1e-14)
+
+
 def test_one_plain_layer_is_the_matrix() -> None:
     mlp, params, x = made({"depth": 1})
     assert mlp.linear

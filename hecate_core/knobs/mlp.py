@@ -5,6 +5,7 @@ Spec: specs/knobs/mlp.md. Limit: one layer without residual and norm is the matr
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 
 from hecate_core.errors import CompositionError, InputError
@@ -18,7 +19,7 @@ from hecate_core.weights import Weights
 
 
 class _Trace(dict[str, tuple[Tensor, Tensor]]):
-    """A trace that may know the slopes of its activations already."""
+    """A trace that also knows the slopes of its activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,29 +62,37 @@ class MLP:
             self.params = {**self.params, "norm_scale": Param("H V", "ones"), "norm_shift": Param("H V", "zeros")}
         self._last = f"w{depth}"
 
+    def predict(self, params: Params, weights: Weights, x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T V"]:
+        """M(x). Spec Eq. 1 to 3."""
+        hidden = x
+        for name in self.layers:
+            output = weights.apply(name, hidden)
+            hidden = output if name == self._last else self._activation.value(output)
+        return self._finished(params, hidden, x)
+
     def trace(self, params: Params, weights: Weights, x: Float[Tensor, "B H T K"]) -> tuple[Tensor, Trace]:
-        """M(x), and every layer's input and pre-activation output. Spec Eq. 1 to 3."""
+        """M(x), and every layer's input and pre-activation output; the slopes come along for the pullback."""
         trace, hidden = _Trace(), x
         for name in self.layers:
             output = weights.apply(name, hidden)
             trace[name] = (hidden, output)
-            if name == self._last:
-                hidden = output
-            elif output.requires_grad:  # the outer loop learns: the slope shares its work with the value
+            if name != self._last:
                 hidden, trace.slopes[name] = with_slope(self._activation, output)
-            else:
-                hidden = self._activation.value(output)
+        return self._finished(params, trace[self._last][1], x), trace
+
+    def _finished(self, params: Params, z: Tensor, x: Tensor) -> Tensor:
+        """Norm and residual around the last layer's output. Spec Eq. 2 and 3."""
         if self._norm:
             scale, shift = params.norm_scale.unsqueeze(-2), params.norm_shift.unsqueeze(-2)
-            hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=self._eps) * scale + shift
-        if self._residual:
-            if hidden.shape[-1] != x.shape[-1]:
-                raise InputError(
-                    f"mlp: a residual needs values as wide as keys, got {hidden.shape[-1]} and {x.shape[-1]}; "
-                    "set residual = false or make the widths equal"
-                )
-            hidden = hidden + x
-        return hidden, trace
+            z = torch.addcmul(shift, F.layer_norm(z, z.shape[-1:], eps=self._eps), scale)
+        if not self._residual:
+            return z
+        if z.shape[-1] != x.shape[-1]:
+            raise InputError(
+                f"mlp: a residual needs values as wide as keys, got {z.shape[-1]} and {x.shape[-1]}; "
+                "set residual = false or make the widths equal"
+            )
+        return z + x
 
     def pullback(self, params: Params, weights: Weights, trace: Trace, d: Tensor) -> Mapping[str, Tensor]:
         """Back through norm, then layer by layer: d_i = act'(z_i) * W_{i+1}^T d_{i+1}. Spec Eq. 4 to 6."""
@@ -92,8 +101,7 @@ class MLP:
         pulled = {self._last: d}
         names = list(self.layers)
         for after, name in zip(reversed(names), reversed(names[:-1]), strict=False):
-            kept = trace.slopes if isinstance(trace, _Trace) else {}
-            slope = kept[name] if name in kept else with_slope(self._activation, trace[name][1])[1]
+            slope = trace.slopes[name] if isinstance(trace, _Trace) else with_slope(self._activation, trace[name][1])[1]
             d = slope * weights.pull(after, d)
             pulled[name] = d
         return pulled

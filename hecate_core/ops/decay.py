@@ -4,6 +4,7 @@
 column 0 holds what is left of the memory that the chunk began with. Spec: specs/forms/affine.md, Eq. 2.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from hecate_core.shapes import Float, Tensor
 # log 0, as far as an exponential can tell; small enough that float64 sums keep 11 digits.
 _LOG_ZERO = -1000.0
 # Products below are set to 0: denormals make CPU matmuls several times slower and carry no digits.
-_LOG_NEGLIGIBLE = {torch.float32: -50.0, torch.float64: -300.0}
+_NEGLIGIBLE = {torch.float32: math.exp(-50.0), torch.float64: math.exp(-300.0)}
 
 
 def between(decay: Float[Tensor, "... C"]) -> Float[Tensor, "... C+1 C+1"]:
@@ -24,11 +25,10 @@ def between(decay: Float[Tensor, "... C"]) -> Float[Tensor, "... C+1 C+1"]:
     """
     logs = decay.double().log().clamp(min=_LOG_ZERO)
     sums = torch.nn.functional.pad(logs.cumsum(-1), (1, 0))
-    exponent = (sums.unsqueeze(-1) - sums.unsqueeze(-2)).to(decay.dtype)
-    size = exponent.shape[-1]
-    causal = torch.ones(size, size, dtype=torch.bool, device=decay.device).tril()
-    seen = causal & (exponent > _LOG_NEGLIGIBLE[decay.dtype])
-    return exponent.masked_fill(~seen, -torch.inf).exp()
+    size = sums.shape[-1]
+    future = torch.ones(size, size, dtype=torch.bool, device=decay.device).triu(1)
+    products = (sums.unsqueeze(-1) - sums.unsqueeze(-2)).to(decay.dtype).masked_fill_(future, -torch.inf).exp_()
+    return torch.threshold_(products, _NEGLIGIBLE[decay.dtype], 0.0)
 
 
 def between_adjoint(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from hecate_core.ops.decay import products
+from hecate_core.ops.decay import between, between_adjoint
 from hecate_core.shapes import Float, Tensor
 
 
@@ -28,18 +28,62 @@ class Decays(NamedTuple):
 
 def decays(keep: Float[Tensor, "... C"], momentum: Tensor | None, inject: Tensor | None) -> Decays:
     """Products over a chunk, batched over every leading axis; differentiable, right at decays of exactly 0."""
-    keeps = products(keep)
-    reach = keeps[..., 1:] if inject is None else keeps[..., 1:] * inject.unsqueeze(-2)
+    gates = (keep, momentum, inject)
+    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in gates):
+        return Decays._make(_Decays.apply(*gates))
+    return _made(keep, momentum, inject)[0]
+
+
+def _made(keep: Tensor, momentum: Tensor | None, inject: Tensor | None) -> tuple[Decays, tuple[Tensor, ...]]:
+    """The decays, and what their adjoint wants: products of keep, those weighed by inject, products of momentum."""
+    keeps = between(keep)
+    scaled = keeps[..., 1:] if inject is None else keeps[..., 1:] * inject.unsqueeze(-2)
     if momentum is None:
         start = keeps[..., :1]
-        return Decays(reach[..., 1:, :], start[..., 1:, :], reach[..., -1, :].unsqueeze(-1), start[..., -1:, :])
-    momenta = products(momentum)
-    reach = reach @ momenta[..., 1:, :]
+        made = Decays(scaled[..., 1:, :], start[..., 1:, :], scaled[..., -1, :].unsqueeze(-1), start[..., -1:, :])
+        return made, (keeps, scaled)
+    momenta = between(momentum)
+    reach = scaled @ momenta[..., 1:, :]
     reads = torch.stack((keeps[..., 0], reach[..., 0]), -1)
     recent = momenta[..., -1, :]
     ends = torch.stack((reach[..., -1, 1:], recent[..., 1:]), -1)
     second = torch.stack((torch.zeros_like(recent[..., 0]), recent[..., 0]), -1)
-    return Decays(reach[..., 1:, 1:], reads[..., 1:, :], ends, torch.stack((reads[..., -1, :], second), -2))
+    carry = torch.stack((reads[..., -1, :], second), -2)
+    return Decays(reach[..., 1:, 1:], reads[..., 1:, :], ends, carry), (keeps, scaled, momenta)
+
+
+class _Decays(torch.autograd.Function):
+    """The products forward; backward their adjoint without a division (specs/forms/affine.md, Eq. 11 and 12)."""
+
+    @staticmethod
+    def forward(ctx: Any, keep: Tensor, momentum: Tensor | None, inject: Tensor | None) -> tuple[Tensor, ...]:
+        made, parts = _made(keep, momentum, inject)
+        ctx.save_for_backward(inject, *parts)
+        return made
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        inject, keeps, scaled, *momenta = ctx.saved_tensors
+        d = Decays._make(adjoints)
+        d_keeps, d_momentum = torch.zeros_like(keeps), None
+        d_keeps[..., 1:, 0] = d.reads[..., 0]
+        d_keeps[..., -1, 0] += d.carry[..., 0, 0]
+        d_reach = torch.zeros_like(keeps)  # column 0: the share of S_0
+        d_reach[..., 1:, 1:] = d.reach
+        d_reach[..., -1, 1:] += d.ends[..., 0]
+        d_scaled = d_reach[..., 1:]
+        if momenta:
+            d_reach[..., 1:, 0] = d.reads[..., 1]
+            d_reach[..., -1, 0] += d.carry[..., 0, 1]
+            d_scaled = d_reach @ momenta[0][..., 1:, :].mT
+            d_momenta = torch.nn.functional.pad(scaled.mT @ d_reach, (0, 0, 1, 0))
+            d_momenta[..., -1, 0] += d.carry[..., 1, 1]
+            d_momenta[..., -1, 1:] += d.ends[..., 1]
+            d_momentum = between_adjoint(momenta[0], d_momenta)
+        d_inject = None if inject is None else (d_scaled * keeps[..., 1:]).sum(-2)
+        d_keeps[..., 1:] += d_scaled if inject is None else d_scaled * inject.unsqueeze(-2)
+        return between_adjoint(keeps, d_keeps), d_momentum, d_inject
 
 
 class Reads(NamedTuple):
