@@ -9,6 +9,7 @@ from hecate_core.protocols import MemoryRule
 from hecate_core.records import Tokens
 from hecate_core.registry import registry
 from hecate_core.shapes import Tensor
+from hecate_core.widths import full_widths
 
 WIDTHS = {"K": 5, "V": 4, "M": 6, "F": 7}
 
@@ -31,14 +32,14 @@ def sequence(
     dtype: torch.dtype = torch.float64,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Inputs (unit keys and queries) and gates; every gate is 0 at token 0 and 1 at token 1."""
-    random = torch.Generator().manual_seed(seed)
+    random, widths = torch.Generator().manual_seed(seed), full_widths(rule, {"H": heads, **WIDTHS})
     inputs = {}
     for name, letter in rule.inputs.items():
-        made = torch.randn(batch, heads, count, WIDTHS[letter], generator=random, dtype=torch.float64)
+        made = torch.randn(batch, heads, count, widths[letter], generator=random, dtype=torch.float64)
         inputs[name] = (F.normalize(made, dim=-1) if letter == "K" else made).to(dtype)
     gates = {}
     for name, gate in rule.gates.items():
-        shape = (batch, heads, count) if gate.width is None else (batch, heads, count, WIDTHS[gate.width])
+        shape = (batch, heads, count) if gate.width is None else (batch, heads, count, widths[gate.width])
         used = gate.low + (gate.high - gate.low) * torch.rand(shape, generator=random, dtype=torch.float64)
         used[:, :, :1], used[:, :, 1:2] = gate.domain[0], min(gate.domain[1], 1.0)
         gates[name] = used.to(torch.promote_types(dtype, torch.float32))

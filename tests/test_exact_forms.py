@@ -159,9 +159,8 @@ def test_retain_is_the_fraction_kept(rule: str, strategy: str) -> None:
     inputs["q"] = inputs["k"][:, :, :1].expand_as(inputs["q"])
     gates = {name: torch.zeros_like(one) for name, one in gates.items()}
     gates["retain"] += retain
-    for name in ("write", "momentum"):
-        if name in gates:
-            gates[name][:, :, 0] = 1.0 if name == "write" else 0.0
+    for name in set(gates) - {"retain", "momentum"}:
+        gates[name][:, :, 0] = 1.0
     y, _ = run(rule, inputs, gates, strategy=strategy, chunk_size=5)
     assert float(y[:, :, 0].abs().max()) > 0.1
     assert relative(y[:, :, n], retain**n * y[:, :, 0]) < 1e-12
