@@ -55,4 +55,5 @@ def relative(found: Tensor, expected: Tensor) -> float:
     """Largest error over max(1, largest entry)."""
     if not expected.numel():
         return 0.0
+    found, expected = found.detach(), expected.detach()
     return float((found - expected).abs().max() / max(1.0, float(expected.abs().max())))
