@@ -22,7 +22,7 @@ from hecate_kernels.pair import SHARED_LIMITS, Budget, CheckedPair, Kernel
 CHECKS = ("numbers", "address", "race", "compile")
 SANITIZER_SCHEDULES = {"address": ("ascending",), "thread": ("ascending",)}
 RUN_LIMITS = child.Limits(wall_s=300, cpu_s=290)
-COMPILE_LIMITS = child.Limits(wall_s=300, cpu_s=290, memory_mib=None)
+COMPILE_LIMITS = child.Limits(wall_s=900, cpu_s=290, memory_mib=None)
 
 
 @attrs.frozen
@@ -65,21 +65,25 @@ def check_pair(
 
 
 def compile_report(pair: CheckedPair, archs: Iterable[str] = ARCHITECTURES) -> Iterator[tuple[Kernel, str, Any]]:
-    """Compiles in a child, without a GPU; yields kernel, architecture and `nvrtc_worker.Compiled`."""
+    """Compiles without a GPU, in a child per architecture; yields kernel, architecture, `nvrtc_worker.Compiled`."""
     require_compiler()
-    asked = [(kernel, arch) for arch in archs for kernel in pair.specialisations(SHARED_LIMITS[arch])]
+    for arch in archs:
+        yield from _compiled_for(arch, list(pair.specialisations(SHARED_LIMITS[arch])))
+
+
+def _compiled_for(arch: str, kernels: list[Kernel]) -> Iterator[tuple[Kernel, str, Any]]:
     with tempfile.TemporaryDirectory(prefix="hecate-nvrtc-") as folder:
         jobs, results = Path(folder) / "jobs", Path(folder) / "results"
-        jobs.write_text(json.dumps([attrs_of(as_job(kernel, arch)) for kernel, arch in asked]))
+        jobs.write_text(json.dumps([attrs_of(as_job(kernel, arch)) for kernel in kernels]))
         worker = [sys.executable, str(Path(nvrtc_worker.__file__)), str(jobs), str(results)]
         finished = child.run(worker, COMPILE_LIMITS)
         lines = results.read_text().splitlines() if results.exists() else []
-    for (kernel, arch), line in zip(asked, lines, strict=False):
+    for kernel, line in zip(kernels, lines, strict=False):
         yield kernel, arch, nvrtc_worker.Compiled(**json.loads(line))
-    if len(lines) < len(asked):
-        kernel, arch = asked[len(lines)]
+    if len(lines) < len(kernels):
         how = "took too long" if finished.stopped else f"ended with status {finished.status}"
-        raise KernelError(f"{kernel.source}:1: the compiler {how} on {kernel.symbol} (nvrtc, {arch})")
+        at = kernels[len(lines)]
+        raise KernelError(f"{at.source}:1: the compiler {how} on {at.symbol} (nvrtc, {arch})")
 
 
 def attrs_of(job: nvrtc_worker.Job) -> dict[str, Any]:
