@@ -58,6 +58,7 @@ class Memory:
     conv_streams: tuple[Literal["q", "k", "v"], ...] = field(default=("q", "k", "v"), validator=distinct)
     aggregate: Literal["invsqrt", "sum"] = "invsqrt"  # how the reads of several levels add up
     backend: str = field(default="auto", validator=filled)
+    widths: Mapping[str, int] = field(factory=dict)  # by width letter, over what the model's width gives: M slots
     levels: tuple[Level, ...] = field(default=(Level(),), validator=filled)
 
 

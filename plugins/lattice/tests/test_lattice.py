@@ -7,7 +7,9 @@ from hecate_lattice.rule import Lattice
 
 from hecate_core import memory
 from hecate_core.api import Affine, Refused
-from hecate_core.errors import CompositionError
+from hecate_core.blueprint import compose
+from hecate_core.config import make_config
+from hecate_core.errors import CompositionError, ConfigError
 from hecate_core.memory_layer import MemoryLayer
 from hecate_core.parameters import initial_params
 from hecate_core.records import Params, State, Tokens
@@ -231,6 +233,15 @@ def test_a_layer_takes_the_number_of_slots() -> None:
     assert state.flat()["level0.rule.memory.slots"].shape == (2, 2, 4, 3)
     y, _ = layer(torch.randn(2, 7, 8), state)
     assert y.shape == (2, 7, 8)
+
+
+def test_a_config_gives_the_number_of_slots() -> None:
+    table = {"rule": "lattice", "strategy": "frozen", "chunk": 4, "widths": {"M": 3}}
+    model = compose(make_config({"model": {"width": 8, "heads": 2, "depth": 1, "vocab": 16, "memory": table}}))
+    shapes = {name: one.shape for name, one in model.init_state(2).flat().items() if name.endswith("slots")}
+    assert {tuple(shape) for shape in shapes.values()} == {(2, 2, 4, 3)}  # memory and anchor
+    with pytest.raises(ConfigError, match="widths"):
+        make_config({"model": {"memory": {"widths": {"M": "three"}}}})
 
 
 @every_variant
