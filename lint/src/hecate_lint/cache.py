@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -65,6 +64,8 @@ class Cache:
         """Write what changed; a folder that cannot be written costs only the speed of the next run."""
         if not self._enabled or self._new.keys() <= self._old.keys():
             return
+        import tempfile  # costs more than reading a cache does
+
         merged = {**self._old, **self._new} if len(self._old) + len(self._new) <= KEPT else self._new
         folder = os.path.dirname(self._path)
         try:

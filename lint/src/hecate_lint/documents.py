@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-_RULE = re.compile(r"^\s*\|?\s*:?-{2,}")
+from hecate_lint.pattern import Pattern
+
+_SPAN = Pattern(r"(?<!`)`([^`\n]+)`(?!`)")
+_RULE = Pattern(r"^\s*\|?\s*:?-{2,}")
 
 
 @dataclass

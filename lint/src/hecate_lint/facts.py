@@ -8,11 +8,12 @@ from functools import cached_property
 
 from hecate_lint.index import FUNCTIONS, Function, Index, ancestors, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.names import Names, dotted_text, parameters
+from hecate_lint.pattern import Pattern
 from hecate_lint.settings import Settings
 from hecate_lint.source import Source
 
-_TESTS = re.compile(r"(^|/)(tests?|testing|_tests?)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")
-_SCRIPTS = re.compile(
+_TESTS = Pattern(r"(^|/)(tests?|testing|_tests?)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")
+_SCRIPTS = Pattern(
     r"(^|/)(benchmarks?|examples?|scripts?|tools?|docs?|recipes?|demos?)/|(^|/)(setup|__main__|noxfile)\.py$"
 )
 

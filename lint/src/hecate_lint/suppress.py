@@ -5,15 +5,15 @@ A suppression counts on the line of the finding, on the first or last line of it
 """
 
 import io
-import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from hecate_lint.pattern import Pattern
 from hecate_lint.registry import ENGINE
 
-_COMMENT = re.compile(r"#\s*hecate:\s*(?P<body>[^#]*)")
-_ALLOW = re.compile(r"^(?P<verb>allow(?:-file)?)\s+(?P<ids>[\w-]+(?:\s*,\s*[\w-]+)*)\s*(?:--\s*(?P<reason>.*\S))?\s*$")
+_COMMENT = Pattern(r"#\s*hecate:\s*(?P<body>[^#]*)")
+_ALLOW = Pattern(r"^(?P<verb>allow(?:-file)?)\s+(?P<ids>[\w-]+(?:\s*,\s*[\w-]+)*)\s*(?:--\s*(?P<reason>.*\S))?\s*$")
 HEAD = 20  # lines in which allow-file may stand
 
 

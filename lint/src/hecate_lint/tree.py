@@ -43,6 +43,7 @@ _COMPOUND = (
     *(*FUNCTIONS, ast.ExceptHandler),
 )
 _BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
+HUGE = 400  # lines of a simple statement whose expressions are parsed one by one
 Place = tuple[int, int, int, int]  # line, column, end line, end column; lines from 1, columns from 0, end open
 
 
@@ -81,12 +82,15 @@ class Tree:
         self._source = source
         self._parsed: dict[tuple[int, int, str], cst.Module | None] = {}
         self._marked: dict[cst.CSTNode, dict[cst.CSTNode, Any]] = {}
+        self._by_place: dict[cst.CSTNode, dict[Place, list[cst.CSTNode]]] = {}
 
     def find(self, node: ast.AST) -> Spot | None:
         """The libcst node of the same kind at the same characters; None when there is no such node."""
         outer = statement(node)
         if outer is None:
             return None
+        if isinstance(node, ast.expr) and self._is_huge(outer):
+            return self._alone(node, outer)
         found = self._statement(outer)
         if found is None:
             return None
@@ -97,10 +101,11 @@ class Tree:
         marks = self._marks(held, outer)
         want = self._place(node)
         kinds = _SAME.get(node.__class__.__name__, (node.__class__.__name__,))
-        for kind in kinds:
-            for other, place in marks.items():
-                if other.__class__.__name__ == kind and place == want:
-                    return Spot(other, place, self._indent(outer), newline, place)
+        exact = [other for other in self._by_place[held].get(want, ()) if other.__class__.__name__ in kinds]
+        if exact:
+            return Spot(
+                min(exact, key=lambda n: kinds.index(n.__class__.__name__)), want, self._indent(outer), newline, want
+            )
         # The two trees count some parentheses differently: accept one that starts or ends where it should, and take
         # the parentheses of a tuple or generator in, as `ast` does.
         best: Spot | None = None
@@ -111,6 +116,25 @@ class Tree:
                 if best is None or place[:2] <= best.node_place[:2]:
                     best = Spot(other, want if loose else place, self._indent(outer), newline, place)
         return best
+
+    def _is_huge(self, outer: Any) -> bool:
+        """Whether a simple statement is so long (a generated table) that its whole tree would cost too much."""
+        return (
+            isinstance(outer, ast.stmt)
+            and not isinstance(outer, _COMPOUND)
+            and (outer.end_lineno or 0) - outer.lineno > HUGE
+        )
+
+    def _alone(self, node: ast.expr, outer: ast.AST) -> Spot | None:
+        """An expression of a huge statement, parsed alone from its own characters."""
+        place = self._place(node)
+        text = self._source.text[self._source.offset(*place[:2]) : self._source.offset(*place[2:])]
+        try:
+            held = cst.parse_expression(text, cst.PartialParserConfig(python_version="3.11"))
+        except cst.ParserSyntaxError:
+            return None
+        kinds = _SAME.get(node.__class__.__name__, (node.__class__.__name__,))
+        return Spot(held, place, self._indent(outer), "\n", place) if held.__class__.__name__ in kinds else None
 
     def _statement(self, outer: ast.AST) -> tuple[cst.CSTNode, str] | None:
         """The libcst statement for an `ast` one, parsed with as little around it as the grammar allows."""
@@ -184,10 +208,14 @@ class Tree:
                 bare._codegen(state, is_elif=True)
             else:
                 bare._codegen(state)
-            self._marked[held] = {
+            self._marked[held] = marks = {
                 node: (at.start.line, at.start.column, at.end.line, at.end.column)
                 for node, at in positions._computed.items()
             }
+            index: dict[Place, list[cst.CSTNode]] = {}
+            for node, place in marks.items():
+                index.setdefault(place, []).append(node)
+            self._by_place[held] = index
         return self._marked[held]
 
 

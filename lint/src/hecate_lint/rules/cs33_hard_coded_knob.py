@@ -1,20 +1,20 @@
 """CS-33 to CS-36: a knob written into a rule that declares it as a choice."""
 
 import ast
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.facts import File
 from hecate_lint.index import FUNCTIONS, walk
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word
 
 _BASES = ("MemoryRule", "ComposedRule")
 _STATE = frozenset("M S memory state momentum kept".split())
-_RATES = re.compile(r"^(lr|eta|theta|write|step_size|rate)$")
-_KEEP = re.compile(r"^(lam|lambda_|decay|retain|gamma)$")
+_RATES = Pattern(r"^(lr|eta|theta|write|step_size|rate)$")
+_KEEP = Pattern(r"^(lam|lambda_|decay|retain|gamma)$")
 _METHODS = frozenset({"step", "update", "write"})
 
 

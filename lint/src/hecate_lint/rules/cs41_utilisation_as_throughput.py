@@ -8,11 +8,12 @@ from typing import Any
 from hecate_lint.facts import File, arguments
 from hecate_lint.index import ancestors, parent
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word, scope_nodes
 
-_KEY = re.compile(r"(gpu|sm|cuda|device)[ _./-]?(util|busy)|^util(isation|ization)?$", re.I)
-_RATE = re.compile(
+_KEY = Pattern(r"(gpu|sm|cuda|device)[ _./-]?(util|busy)|^util(isation|ization)?$", re.I)
+_RATE = Pattern(
     r"(tok|sample|seq|image|item|step|it|example|char|byte|frame)\w*[ _/]*(/|per|_p)[ _]*s|throughput|tps|mfu|hfu|wps",
     re.I,
 )

@@ -8,19 +8,20 @@ from typing import Any
 from hecate_lint.facts import File, locals_of
 from hecate_lint.index import ancestors, parent, walk
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word, scope_nodes, words_in
 
 _WORLD = frozenset(
     "world_size get_world_size num_processes ddp_world_size dp_size n_gpus num_gpus world data_parallel_size".split()
 )
-_GLOBAL = re.compile(r"^(global_|total_batch|effective_batch|total_tokens_per_step)")
-_COUNT = re.compile(r"tok|sample|seq|batch|image|example|item|char|byte|word", re.I)
-_TIME = re.compile(
+_GLOBAL = Pattern(r"^(global_|total_batch|effective_batch|total_tokens_per_step)")
+_COUNT = Pattern(r"tok|sample|seq|batch|image|example|item|char|byte|word", re.I)
+_TIME = Pattern(
     r"^(dt|t|time|elapsed|seconds|secs?|duration|delta|took|wall)|_(s|sec|secs|seconds|time|elapsed|ms)$|time|elapsed",
     re.I,
 )
-_PER_DEVICE = re.compile(r"per[_ /]?(gpu|device|rank|chip|accelerator|worker)|/gpu|_gpu$|/s/gpu", re.I)
+_PER_DEVICE = Pattern(r"per[_ /]?(gpu|device|rank|chip|accelerator|worker)|/gpu|_gpu$|/s/gpu", re.I)
 _SINK = frozenset(
     "print log info debug warning add_scalar log_metrics log_dict record update write set_postfix append".split()
 )

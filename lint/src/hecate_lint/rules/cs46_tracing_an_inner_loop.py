@@ -55,7 +55,7 @@ class TracingAnInnerLoop(Rule):
 def gelu_bias(y, b):
     return torch.nn.functional.gelu(y + b)
 # ---
-PAT = re.compile(r"\\d+")
+PAT = Pattern(r"\\d+")
 @torch.compiler.disable
 def probe(x): ...
 # ---

@@ -1,7 +1,6 @@
 """CS-47: writing into storage that somebody else may hold."""
 
 import ast
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,14 +8,15 @@ from hecate_lint.facts import File
 from hecate_lint.index import Function, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.model import Hit
 from hecate_lint.names import dotted_text
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.storage import Shared, Write, shared, writes
 
-_CONSTRUCTION = re.compile(
+_CONSTRUCTION = Pattern(
     r"^_*(__init__|init|reset|initiali[sz]e|post_init|build|make|create|setup|register|setup_\w+)(_|$)|_init(_|$)|_init_weights|__setstate__|_apply$|_fill_|trunc_normal"
 )
-_LOADING = re.compile(r"load|restore|from_pretrained|import_|convert")
-_FORWARD = re.compile(
+_LOADING = Pattern(r"load|restore|from_pretrained|import_|convert")
+_FORWARD = Pattern(
     r"^_?(forward|step|write|update|read|absorb|recall|inner|call|attend|decode|prefill)|^__call__$|_(step|update|forward)$"
 )
 _OUT_OF_PLACE = frozenset(

@@ -1,17 +1,17 @@
 """CS-50: a run of pad tokens before the text."""
 
 import ast
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.facts import File, arguments, constant, split_words
 from hecate_lint.index import parent
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word, words_in
 
-_PAD = re.compile(r"(^|_)(pad|eos|bos)(_|$|token|id)|^pad")
+_PAD = Pattern(r"(^|_)(pad|eos|bos)(_|$|token|id)|^pad")
 _MAKERS = frozenset("full new_full full_like fill".split())
 _MEMORY = frozenset("memory recurrent titans mamba rwkv state lmm ssm".split())
 

@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING, Any
 from hecate_lint.documents import Table, documents
 from hecate_lint.facts import File
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 
 if TYPE_CHECKING:
     from hecate_lint.conformance.project import Project, Remark
 
-RESULT = re.compile(
+RESULT = Pattern(
     r"tok(ens?)?\s*(/|per)\s*\S*s|\bms\b|\u00b5s|\bus\b|speed-?up|throughput|tflops|gb/s|bits per byte"
     r"|\bbpb\b|perplexity",
     re.I,
 )
 _NEEDS = {
-    "hardware": re.compile(r"\b(gpu|cpu|h100|h200|a100|b200|rtx|v100|tpu|cores?|machine|xeon|epyc|apple m\d)\b", re.I),
-    "precision": re.compile(r"float(16|32|64)|bf16|bfloat16|fp(8|16|32|64)|precision|dtype", re.I),
-    "batch": re.compile(r"\bbatch|\bB\s*=|sequences? of|context|T\s*=?\s*\d", re.I),
-    "commit": re.compile(r"\bcommit\b|\b[0-9a-f]{7,40}\b|benchmarks?/|make bench", re.I),
-    "versions": re.compile(r"torch\s*[=v]*\s*\d|version|CUDA \d", re.I),
-    "compiled or eager": re.compile(r"compile|eager|nvrtc|triton|reference backend|host backend", re.I),
+    "hardware": Pattern(r"\b(gpu|cpu|h100|h200|a100|b200|rtx|v100|tpu|cores?|machine|xeon|epyc|apple m\d)\b", re.I),
+    "precision": Pattern(r"float(16|32|64)|bf16|bfloat16|fp(8|16|32|64)|precision|dtype", re.I),
+    "batch": Pattern(r"\bbatch|\bB\s*=|sequences? of|context|T\s*=?\s*\d", re.I),
+    "commit": Pattern(r"\bcommit\b|\b[0-9a-f]{7,40}\b|benchmarks?/|make bench", re.I),
+    "versions": Pattern(r"torch\s*[=v]*\s*\d|version|CUDA \d", re.I),
+    "compiled or eager": Pattern(r"compile|eager|nvrtc|triton|reference backend|host backend", re.I),
 }
 
 

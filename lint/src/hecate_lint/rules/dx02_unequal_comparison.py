@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 from hecate_lint.documents import documents
 from hecate_lint.facts import File
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.rules.dx01_bare_result_table import is_result
 
 if TYPE_CHECKING:
     from hecate_lint.conformance.project import Project, Remark
 
-_CIRCUMSTANCE = re.compile(
+_CIRCUMSTANCE = Pattern(
     r"^(batch( size)?|device|hardware|gpu|cpu|machine|precision|dtype|compiled?|hours|time budget|steps)$", re.I
 )
-_SAYS = re.compile(
+_SAYS = Pattern(
     r"differ|not comparable|unequal|same (batch|device|hardware|machine|budget)|each row|per (device|batch|precision)"
     r"|by (device|batch)",
     re.I,

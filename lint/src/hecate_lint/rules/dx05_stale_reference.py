@@ -2,7 +2,6 @@
 
 import ast
 import os
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,14 @@ from hecate_lint.documents import documents
 from hecate_lint.facts import File
 from hecate_lint.index import FUNCTIONS
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 
 if TYPE_CHECKING:
     from hecate_lint.conformance.project import Project, Remark
 
-_PATH = re.compile(r"^(?:\./)?([\w.-]+/)+[\w.-]+\.(py|md|cu|cuh|toml|sh|yml|yaml|cpp)$")
-_DOTTED = re.compile(r"^[a-z_]\w*(\.[A-Za-z_]\w*)+$")
+_PATH = Pattern(r"^(?:\./)?([\w.-]+/)+[\w.-]+\.(py|md|cu|cuh|toml|sh|yml|yaml|cpp)$")
+_DOTTED = Pattern(r"^[a-z_]\w*(\.[A-Za-z_]\w*)+$")
 
 
 class StaleReference(Rule):

@@ -8,13 +8,14 @@ from typing import Any
 from hecate_lint.facts import File
 from hecate_lint.index import parent, walk
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import block_of, last_word, words_in
 
-_HAS = re.compile(
+_HAS = Pattern(
     r"^_?(HAS|HAVE|USE|IS)_[A-Z0-9_]+(AVAILABLE)?$|^_?is_\w+_available$|^_?has_(triton|cuda|flash\w*|apex|xformers|fused\w*|bf16)$"
 )
-_KERNEL = re.compile(
+_KERNEL = Pattern(
     r"kernel|attn|attention|fused|flash|triton|cuda|dtype|bf16|bfloat16|float16|fp8|device|compile|conv|norm|fast|scan",
     re.I,
 )

@@ -8,16 +8,15 @@ from typing import Any
 from hecate_lint.facts import File
 from hecate_lint.index import function_of, own_nodes, parent
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import block_of, last_word, strings_in
 
-_FAILURE = re.compile(
+_FAILURE = Pattern(
     r"\b(missing|fail(ed|ure)?|error|invalid|cannot|could not|not found|nan|unable|abort|corrupt|unknown|no such)\b",
     re.I,
 )
-_PROMISES = re.compile(
-    r"^(load|read|get|build|make|parse|create|compute|step|run_|forward|find|open|fetch|save|resolve)"
-)
+_PROMISES = Pattern(r"^(load|read|get|build|make|parse|create|compute|step|run_|forward|find|open|fetch|save|resolve)")
 
 
 class ReportAndGoOn(Rule):

@@ -11,6 +11,7 @@ from hecate_lint.index import FUNCTIONS, walk
 from hecate_lint.learnable import parameter_in
 from hecate_lint.model import Hit
 from hecate_lint.names import parameters
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from hecate_lint.conformance.project import Project, Remark
     from hecate_lint.conformance.spec import Spec
 
-_INLINE = re.compile(r"^#\s*CONTRACT\s+(?P<body>.+)$", re.M)
+_INLINE = Pattern(r"^#\s*CONTRACT\s+(?P<body>.+)$", re.M)
 _KNOBS = ("structure", "bias", "retention", "algorithm")
 
 

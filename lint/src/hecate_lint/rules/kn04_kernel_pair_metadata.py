@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from hecate_lint.facts import File, arguments, constant
 from hecate_lint.index import parent
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word, strings_in
 
 if TYPE_CHECKING:
     from hecate_lint.conformance.project import Project, Remark
 
-_GLOBAL = re.compile(r"__global__\s+(?:void\s+)?(?:__launch_bounds__\s*\([^)]*\)\s*)?(?:void\s+)?(\w+)\s*\(")
-_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
+_GLOBAL = Pattern(r"__global__\s+(?:void\s+)?(?:__launch_bounds__\s*\([^)]*\)\s*)?(?:void\s+)?(\w+)\s*\(")
+_INCLUDE = Pattern(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 
 
 class KernelPairMetadata(Rule):

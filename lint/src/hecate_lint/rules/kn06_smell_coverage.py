@@ -1,17 +1,17 @@
 """KN-06: a lint rule that is not finished, or has no smell."""
 
 import ast
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.conformance.smells import SMELLS
 from hecate_lint.facts import File, constant
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word
 
-_CATALOGUE = re.compile(r"^(CS|PT|FL|KN|DX)-\d\d$")
+_CATALOGUE = Pattern(r"^(CS|PT|FL|KN|DX)-\d\d$")
 
 
 class SmellCoverage(Rule):

@@ -9,10 +9,11 @@ from typing import Any
 from hecate_lint.facts import File
 from hecate_lint.index import FUNCTIONS, parent
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import decorators, only_statement_is
 
-_CITES = re.compile(
+_CITES = Pattern(
     r"\[\d{4}\.\d{4,5}\]|arxiv|\bEqs?\.\s*\(?\d|\bAlg(orithm)?\.?\s*\d|\bSec(tion)?\.?\s*\d|\bderived\b|\bSource:|\bSpec:|specs/",
     re.I,
 )

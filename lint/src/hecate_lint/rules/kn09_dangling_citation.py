@@ -1,18 +1,18 @@
 """KN-09: a citation of an equation or spec that is not there."""
 
 import os
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hecate_lint.facts import File
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 
 if TYPE_CHECKING:
     from hecate_lint.conformance.project import Project, Remark
 
-_CITED = re.compile(
+_CITED = Pattern(
     r"(?P<path>specs/[\w./-]+\.md)(?:[,;:)\]`\s]+\(?Eqs?\.\s*\(?(?P<number>\d+)(?:[a-z]\b)?(?:\s*(?:to|-)\s*(?P<last>\d+))?)?"
 )
 

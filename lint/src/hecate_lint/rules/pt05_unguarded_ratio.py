@@ -1,19 +1,17 @@
 """PT-05: a division by a count or norm that can be zero."""
 
 import ast
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.facts import File, constant, locals_of, split_words
 from hecate_lint.index import FUNCTIONS, ancestors, function_of, walk
 from hecate_lint.model import Hit
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word
 
-_COUNT = re.compile(
-    r"(^|_)(count|counts|num_valid|n_valid|params|param_count|norm|norms|mask_sum|n_tokens|num_tokens)$"
-)
+_COUNT = Pattern(r"(^|_)(count|counts|num_valid|n_valid|params|param_count|norm|norms|mask_sum|n_tokens|num_tokens)$")
 _GUARDS = frozenset("clamp clamp_min clip max maximum add where nan_to_num".split())
 
 

@@ -1,7 +1,6 @@
 """PT-16: library code that knows which device it runs on."""
 
 import ast
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +8,11 @@ from hecate_lint.facts import File
 from hecate_lint.index import FUNCTIONS, ancestors, function_of, parent
 from hecate_lint.model import Hit
 from hecate_lint.names import parameters
+from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word
 
-_CUDA = re.compile(r"^cuda(:\d+)?$")
+_CUDA = Pattern(r"^cuda(:\d+)?$")
 
 
 class HardCodedDevice(Rule):
