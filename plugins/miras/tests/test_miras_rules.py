@@ -10,7 +10,7 @@ from hecate_miras.memora import memora
 from hecate_miras.moneta import moneta
 from hecate_miras.yaad import yaad
 
-from hecate_core.api import ComposedRule, GradientDescent, Matrix, Params, Tensor, Tokens
+from hecate_core.api import L2, MLP, ComposedRule, GradientDescent, Matrix, Momentum, Params, Tensor, Tokens
 from hecate_core.composing import rule_of
 from hecate_core.forms import Affine, Refused
 from hecate_core.parameters import initial_params
@@ -182,6 +182,31 @@ def test_link_once_per_chunk_goes_through_the_link_at_first_tokens_only(name: st
         seen = {key: link(a[key]) if t == 0 else keep * seen[key] + moves[key] for key in a}
         anchor = seen if t == 0 else anchor
         assert torch.allclose(network(seen, one.q[:, :, t]), whole[:, :, t], rtol=1e-9, atol=1e-10)
+
+
+def test_link_once_per_chunk_carries_a_momentum_into_both_weights() -> None:
+    """A and the weights seen take the same S at every token of a chunk, from the same S before it."""
+    rule = ComposedRule("m", structure=MLP(), bias=L2(), retention=Lq(link="dual"), algorithm=Momentum())
+    params, one = initial_params(rule, WIDTHS, seed=5, dtype=torch.float64), tokens(4)
+    one = one.replace(momentum=torch.full_like(one.retain, 0.8))
+    once = Frozen(chunk=4, link="chunk")
+    whole, link = run(once, rule, params, one), LINKS["dual"]
+
+    a = dict(once.init_state(rule, params, 2).memory)
+    s = {key: torch.zeros_like(x) for key, x in a.items()}
+    anchor, seen = {key: link(x) for key, x in a.items()}, {}
+    gelu = torch.nn.functional.gelu
+    for t in range(4):
+        anchor = {key: x.detach().requires_grad_() for key, x in anchor.items()}
+        k, q = one.k[:, :, t, :, None], one.q[:, :, t, :, None]
+        error = (anchor["w2"] @ gelu(anchor["w1"] @ k)).squeeze(-1) - one.v[:, :, t]
+        gradients = torch.autograd.grad(0.5 * error.square().sum(), list(anchor.values()))
+        keep, write = one.retain[:, :, t, None, None], one.write[:, :, t, None, None]
+        s = {key: 0.8 * s[key] - write * g for key, g in zip(a, gradients, strict=True)}
+        a = {key: keep * a[key] + s[key] for key in a}
+        seen = {key: link(a[key]) if t == 0 else keep * seen[key] + s[key] for key in a}
+        anchor = seen if t == 0 else anchor
+        assert torch.allclose((seen["w2"] @ gelu(seen["w1"] @ q)).squeeze(-1), whole[:, :, t], rtol=1e-9, atol=1e-11)
 
 
 def matrix_rule(bias: Lp, retention: Lq) -> ComposedRule:
