@@ -17,7 +17,8 @@ from hecate_core.blueprint import compose, config_of
 from hecate_core.config import Config, config_digest, config_plain
 from hecate_core.corpus import Corpus, open_corpus
 from hecate_core.differentiation import Tape, cut
-from hecate_core.errors import DivergedError, InputError
+from hecate_core.divergence import Read, first_not_finite, write_bundle
+from hecate_core.errors import DataError, DivergedError, InputError
 from hecate_core.evaluation import bits_per_byte, refuse_small_vocab, task_scores
 from hecate_core.generators import Generators
 from hecate_core.levels import Conductor
@@ -28,6 +29,7 @@ from hecate_core.registry import registry
 from hecate_core.run_folder import RunFolder, demand_names, load_module
 from hecate_core.schedule import rate
 from hecate_core.shapes import Tensor
+from hecate_core.stopping import Stop, stopping
 from hecate_core.stream import Chunk, ContextStream
 from hecate_core.tasks import Task, TaskStream
 
@@ -58,6 +60,8 @@ class Build:
                 self.corpus.train, batch=data.batch, chunk_tokens=data.length, documents=self.corpus.documents
             )
         self.state: State = self.model.init_state(data.batch)
+        self.is_whole = True  # between two steps: only then is there something to save
+        self.reads: list[Read] = []  # what the present step has read so far
 
     def _choose_optimizer(self) -> None:
         memory = self.config.model.memory
@@ -77,7 +81,11 @@ class Build:
         return self.conductor.step
 
     def step(self) -> Record:
-        """One optimizer step over `accumulate` chunks; raises DivergedError for a loss that is not finite."""
+        """One optimizer step over `accumulate` chunks.
+
+        Raises DivergedError for a loss or a gradient that is not finite, with the place; no parameter has moved then.
+        """
+        self.is_whole, self.reads = False, []
         pulse, losses = self.conductor.pulse(), []
         grads: dict[str, Tensor] = {}
         count = self.config.run.accumulate
@@ -89,10 +97,15 @@ class Build:
             grads = {name: grad / count for name, grad in grads.items()}
         mean = sum(losses) / count
         if not mean < float("inf"):
-            raise DivergedError(f"step {pulse.step}: loss is {mean}; a smaller learning rate or write range may help")
+            place = first_not_finite(self.model, self.reads, self._autocast())
+            raise DivergedError(
+                f"step {pulse.step}: loss is {mean}; first not finite: {place}; "
+                "a smaller learning rate or write range may help"
+            )
         lr = self.optimizer.lr * rate(self.config.schedule, pulse.step, self.config.run.steps)
         self.optimizer.step(grads, pulse, lr=lr)
         self.conductor.advance()
+        self.is_whole, self.reads = True, []
         return {"step": pulse.step, "loss": mean, "lr": lr, "update": list(pulse.update)}
 
     def _forward_backward(self, chunk: Chunk) -> tuple[float, dict[str, Tensor]]:
@@ -101,6 +114,7 @@ class Build:
         parameters = self.optimizer.parameters
         if self._opens_context():
             self.state = self.model.init_state(ids.shape[0])
+        self.reads.append(Read(ids, targets, self.state))
         idle = self.model.unreached(self.state.position, ids.shape[1])
         tape = Tape() if self.config.run.wall else None
         with tape or nullcontext(), self._autocast():
@@ -189,44 +203,64 @@ def build(
     """Run a config to its last step inside a run folder, from its newest checkpoint where `resume`.
 
     `config` is a Config, a table or a TOML file; `out` the folder (default: a new one under `runs/`). `watch` sees
-    every metrics record. A KeyboardInterrupt saves a checkpoint and is raised again. Raises DivergedError for a
-    loss that is not finite, InputError for a folder that holds a run already, CheckpointError where a resume does not
-    fit.
+    every metrics record. SIGINT and SIGTERM end the present step, save a checkpoint and raise KeyboardInterrupt
+    (Terminated); a second one does so at once and saves nothing. Raises DivergedError for a loss that is not finite,
+    with the place and a bundle that repeats it, InputError for a folder that holds a run already or that another
+    process writes to, CheckpointError where a resume does not fit or the disk refuses.
     """
     made = Build(config_of(config))
     run = made.config.run
+    if made.task is None and all(len(passage) < 2 for passage in made.corpus.heldout):
+        raise DataError(f"data.path = {made.config.data.path}: too short to hold anything out; expected a longer text")
     folder = (
         out
         if isinstance(out, RunFolder)
         else RunFolder(out or new_run_folder(Path("runs"), made.config), keep=run.keep)
     )
-    tell = _teller(folder, watch)
-    if resume:
-        parts, meta = folder.newest_checkpoint(made.config)
-        made.restore(parts, meta)
-    else:
-        folder.begin(made)
-    with _saving_on_interrupt(made, folder):
-        _loop(made, folder, tell)
+    with folder.alone(resume=resume), stopping() as stop:
+        if resume:
+            made.restore(*folder.newest_checkpoint(made.config))
+            folder.go_on(made)
+        else:
+            folder.begin(made)
+        with _saving_on_interrupt(made, folder):
+            _loop(made, folder, _teller(folder, watch), stop)
     return made
 
 
-def _loop(made: Build, folder: RunFolder, tell: Watcher) -> None:
+def _loop(made: Build, folder: RunFolder, tell: Watcher, stop: Stop) -> None:
     run = made.config.run
     length = made.config.data.length if made.task is None else made.task.tokens
     tokens = made.config.data.batch * length * run.accumulate
     while made.steps_done < run.steps:
         started = time.perf_counter()
-        record = made.step()
+        record = _step(made, folder)
         record |= {"tokens": tokens, "seconds": time.perf_counter() - started}
         done = made.steps_done
-        if run.eval_interval and done % run.eval_interval == 0 and done < run.steps:
-            record |= made.evaluate()
-        tell(record)
+        try:
+            if run.eval_interval and done % run.eval_interval == 0 and done < run.steps:
+                with stop.at_once():
+                    record |= made.evaluate()
+        finally:
+            tell(record)
         if run.checkpoint_interval and done % run.checkpoint_interval == 0 and done < run.steps:
             folder.save(made)
-    tell({"step": made.steps_done, "final": True, **made.evaluate()})
+        stop.obey()
+    with stop.at_once():
+        final = made.evaluate()
+    tell({"step": made.steps_done, "final": True, **final})
     folder.save(made)
+    stop.obey()  # a signal that came late still ends whoever runs one build after the other
+
+
+def _step(made: Build, folder: RunFolder) -> Record:
+    """One step; where it diverges, the error says where its bundle is."""
+    try:
+        return made.step()
+    except DivergedError as error:
+        parts, meta = made.parts()
+        place = folder.path / f"diverged-{made.steps_done}"
+        raise DivergedError(f"{error}; {write_bundle(place, parts, meta, made.reads, str(error))}") from error
 
 
 def _teller(folder: RunFolder, watch: Watcher | None) -> Watcher:
@@ -243,7 +277,8 @@ def _saving_on_interrupt(made: Build, folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        folder.save(made)
+        if made.is_whole:
+            folder.save(made)
         raise
 
 

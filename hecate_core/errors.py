@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     DIVERGED = 5
     OUR_BUG = 70
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class HecateError(Exception):
@@ -61,6 +62,10 @@ class DivergedError(HecateError):
     """A run produced a non-finite number; the message names the step and the quantity."""
 
     exit_code = ExitCode.DIVERGED
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asked the run to stop; whoever handles an interrupt handles this."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,16 +7,14 @@ RUN/checkpoints/step-N/
 """
 
 import json
-import os
-import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-import hecate_core
-from hecate_core import files
+from hecate_core import files, provenance
 from hecate_core.blueprint import compose
 from hecate_core.checkpoint import CheckpointFolder, complete, load
 from hecate_core.config import Config, config_digest, config_json, config_plain, make_config
@@ -50,9 +48,8 @@ class Saved(Protocol):
 class RunFolder:
     """The files of one run under `path`, which is made when the run begins."""
 
-    def __init__(self, path: Path | str, *, keep: int = 3, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, path: Path | str, *, keep: int = 3) -> None:
         self.path, self._keep = Path(path), keep
-        self._facts = dict(facts or {})
         self._checkpoints: CheckpointFolder | None = None
 
     @property
@@ -67,13 +64,40 @@ class RunFolder:
         """The file of metrics, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
-    def begin(self, made: Saved) -> None:
-        """Write config and manifest; without them no run starts. InputError where a run is there already."""
+    @contextmanager
+    def alone(self, *, resume: bool = False) -> Iterator[None]:
+        """Be the run's one writer in the body; InputError where another process is, or where a run is there already.
+
+        With `resume` the run has to be there: CheckpointError where it is not.
+        """
+        if resume:
+            self._demand_run()
+        else:
+            self._refuse_run()
+            files.make_folder(self.path)
+        with files.exclusive(self.path):
+            yield
+
+    def _demand_run(self) -> None:
+        if not (self.path / "config.json").is_file():
+            raise CheckpointError(f"{self.path}: no run is here (no config.json); expected one made by hecate build")
+
+    def _refuse_run(self) -> None:
         if (self.path / "manifest.json").exists():
             raise InputError(f"{self.path}: holds a run already; use --resume to continue it or another --out")
+
+    def begin(self, made: Saved) -> None:
+        """Write config and manifest; without them no run starts. InputError where a run is there already."""
+        self._refuse_run()
         files.make_folder(self.path)
         files.write_text(self.path / "config.json", config_json(made.config))
-        files.write_json(self.path / "manifest.json", manifest(made, self._facts))
+        files.write_json(self.path / "manifest.json", manifest(made))
+
+    def go_on(self, made: Saved) -> None:
+        """Add to the manifest that the run goes on here, at which step, with and on what."""
+        found = load_manifest(self.path)
+        resumed = [*found.get("resumed", []), {"step": made.steps_done, **_surroundings()}]
+        files.write_json(self.path / "manifest.json", {**found, "resumed": resumed})
 
     def append(self, record: Record) -> None:
         """Add one record to the metrics."""
@@ -89,8 +113,7 @@ class RunFolder:
 
         Only the number of steps and the intervals may differ: they say how long to go on, not what was built.
         """
-        if not (self.path / "config.json").is_file():
-            raise CheckpointError(f"{self.path}: no run is here (no config.json); expected one made by hecate build")
+        self._demand_run()
         parts, meta = self.checkpoints.load()
         was, now = _essence(meta["config"]), _essence(config_plain(config))
         if was != now:
@@ -102,37 +125,35 @@ class RunFolder:
         return parts, meta
 
 
-def manifest(made: Saved, facts: Mapping[str, Any]) -> Record:
-    """What a run is made with and on; `facts` are added by whoever starts it (commit, command line)."""
+def manifest(made: Saved) -> Record:
+    """What a run is made with and on; whoever knows all of it can repeat the run."""
     config = made.config
+    data: Record = {"name": made.corpus.name, "sha256": made.corpus.sha256}
+    if config.data.task is not None:
+        data["task"] = config_plain(config)["data"]["task"]
     return {
         "schema": "hecate.run/1",
         "config_digest": config_digest(config),
         "seed": config.seed,
-        "data": {"name": made.corpus.name, "sha256": made.corpus.sha256},
+        "data": data,
         "plugins": made.plugins,
-        "versions": {
-            "hecate-core": hecate_core.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
         "device": config.run.device,
         "dtype": config.run.dtype,
         "autocast": config.run.autocast,
-        "threads": torch.get_num_threads(),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
-        **facts,
+        **_surroundings(),
+        "resumed": [],
     }
 
 
-def processor() -> str:
-    """The processor's name as the system tells it, else its architecture."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.machine()
-    names = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
-    return next(names, platform.machine())
+def _surroundings() -> Record:
+    """What may differ from one start of a run to the next."""
+    return {
+        "versions": provenance.versions(),
+        "numerics": provenance.precision(),
+        "threads": torch.get_num_threads(),
+        "machine": provenance.machine(),
+        **provenance.commit(),
+    }
 
 
 def load_run(path: Path | str, step: int | None = None) -> tuple[LanguageModel, Config]:

@@ -39,7 +39,7 @@ def build(
     install(disable=chosen.plugins.disable)
     torch.set_num_threads(chosen.run.threads)
     path = out if out is not None else building.new_run_folder(Path("runs"), chosen)
-    folder = RunFolder(path, keep=chosen.run.keep, facts=_facts())
+    folder = RunFolder(path, keep=chosen.run.keep)
     for complaint in registry().complaints():
         output.note(complaint)
     progress: Progress | None = None
@@ -112,23 +112,6 @@ def _file_of(run: Path) -> Path:
     if not (run / "config.json").is_file():
         raise CheckpointError(f"{run}: no run is here (no config.json); expected a folder made by hecate build")
     return run / "config.json"
-
-
-def _facts() -> dict[str, Any]:
-    """The commit that the working folder stands at, where it is a git checkout and git is there."""
-    import subprocess
-
-    def git(*words: str) -> str | None:
-        try:
-            ran = subprocess.run(  # hecate: allow FL-11 -- a manifest names the commit; no result depends on it
-                ["git", *words], capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return ran.stdout.strip() if ran.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": None if commit is None else bool(git("status", "--porcelain"))}
 
 
 def _difference(before: Path, after: Path) -> str | None:

@@ -11,6 +11,7 @@ MEANINGS = {
     ExitCode.DIVERGED: "a run produced a number that is not finite",
     ExitCode.OUR_BUG: "a fault of ours; the traceback is in a file whose path is printed",
     ExitCode.INTERRUPTED: "interrupted; `hecate build` saves a checkpoint first and prints how to go on",
+    ExitCode.TERMINATED: "terminated by SIGTERM; otherwise as an interrupt",
 }
 
 

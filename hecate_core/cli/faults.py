@@ -10,7 +10,7 @@ from pathlib import Path
 from typer.exceptions import Abort, TyperException
 
 from hecate_core.cli.output import tell
-from hecate_core.errors import ExitCode, HecateError, nearest
+from hecate_core.errors import ExitCode, HecateError, Terminated, nearest
 from hecate_core.files import write_text
 from hecate_core.registry.oneline import told
 
@@ -22,6 +22,9 @@ def report(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, HecateError):
         tell(" ".join(str(error).split()))
         return error.exit_code
+    if isinstance(error, Terminated):
+        tell("hecate: terminated")
+        return ExitCode.TERMINATED
     if isinstance(error, (KeyboardInterrupt, Abort)):
         tell("hecate: interrupted")
         return ExitCode.INTERRUPTED
