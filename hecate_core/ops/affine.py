@@ -104,11 +104,11 @@ class ReferencePair:
     def forward(
         self, tokens: AffineTokens, memory: Tensor, surprise: Tensor | None, chunk: int
     ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
-        """See `AffinePair.forward`; saves the memory each chunk began with and the updates u."""
+        """See `AffinePair.forward`; saves what `affine_reference.forward` says."""
         joint = memory if surprise is None else torch.cat((memory, surprise), -1)
-        y, joint, saved = reference.forward(_into_chunks(tokens, chunk), joint)
-        y = y.flatten(2, 3)[:, :, : tokens.v.shape[2]]
-        return (y, *_apart(joint, surprise is not None), saved)
+        y, joint, saved = reference.forward(_into_chunks(tokens, chunk), joint.flatten(0, 1))
+        ends = _apart(joint.unflatten(0, memory.shape[:2]), surprise is not None)
+        return (_whole(y, tokens.v.shape[2]), *ends, saved)
 
     def backward(
         self,
@@ -119,16 +119,15 @@ class ReferencePair:
         d_ends: tuple[Tensor, Tensor | None],
     ) -> tuple[AffineTokens, Tensor, Tensor | None]:
         """See `AffinePair.backward`."""
-        starts, updates = saved
         inputs = _into_chunks(tokens, chunk)
-        count, size = d_out.shape[2], inputs.k.shape[3]
-        d_out = F.pad(d_out, (0, 0, 0, -count % size)).unflatten(2, (-1, size))
         d_joint = d_ends[0] if d_ends[1] is None else torch.cat((d_ends[0], d_ends[1]), -1)
-        grads, d_joint = reference.backward(inputs, (starts, updates), d_out, d_joint)
-        whole = [g if g is None else g.flatten(2, 3)[:, :, :count] for g in grads]
+        d_out = _cut(d_out, inputs.k.shape[3])
+        grads, d_joint = reference.backward(inputs, saved, d_out, d_joint.flatten(0, 1))
         if tokens.inject is None:
-            whole[7] = None
-        return (AffineTokens._make(whole), *_apart(d_joint, d_ends[1] is not None))
+            grads = grads._replace(inject=None)
+        whole = [None if grad is None else _whole(grad, tokens.v.shape[2]) for grad in grads]
+        firsts = _apart(d_joint.unflatten(0, d_ends[0].shape[:2]), d_ends[1] is not None)
+        return (AffineTokens._make(whole), *firsts)
 
 
 REFERENCE = ReferencePair()
@@ -188,16 +187,25 @@ def _apart(joint: Tensor, has_momentum: bool) -> tuple[Tensor, Tensor | None]:
 
 
 def _into_chunks(tokens: AffineTokens, chunk: int) -> AffineInputs:
-    """Cut T into chunks; a last chunk that is not full is filled with neutral tokens."""
-    count = tokens.v.shape[2]
-    chunk = min(chunk, count)
-    missing = -count % chunk
-    if missing and tokens.momentum is not None and tokens.inject is None:
+    """Cut T into chunks of at most `chunk`; a last chunk that is not full is filled with neutral tokens."""
+    chunk = min(chunk, tokens.v.shape[2], reference.longest(tokens.k.shape[3], tokens.v.shape[3]))
+    if tokens.v.shape[2] % chunk and tokens.momentum is not None and tokens.inject is None:
         tokens = tokens._replace(inject=torch.ones_like(tokens.keep))  # see AffineCoefficients.masked
-    cut: list[Tensor | None] = []
-    for name, one in zip(AffineInputs._fields, tokens, strict=True):
-        if one is not None and missing:
-            padding = (0, missing) if one.dim() == 3 else (0, 0, 0, missing)
-            one = F.pad(one, padding, value=NEUTRAL.get(name, 0.0))
-        cut.append(None if one is None else one.unflatten(2, (-1, chunk)))
-    return AffineInputs._make(cut)
+    return AffineInputs._make(
+        None if one is None else _cut(one, chunk, NEUTRAL.get(name, 0.0))
+        for name, one in zip(AffineInputs._fields, tokens, strict=True)
+    )
+
+
+def _cut(one: Tensor, chunk: int, fill: float = 0.0) -> Float[Tensor, "N B H C W"]:
+    """`[B, H, T, W]` or `[B, H, T]` in chunks, chunks first; a view where T is a multiple of the chunk."""
+    missing = -one.shape[2] % chunk
+    if missing:
+        one = F.pad(one, (0, 0) * (one.dim() - 3) + (0, missing), value=fill)
+    cut: Tensor = one.unflatten(2, (-1, chunk)).movedim(2, 0)
+    return cut
+
+
+def _whole(one: Float[Tensor, "N B H C W"], count: int) -> Tensor:
+    """The first `count` tokens in their own order again: the inverse of `_cut`."""
+    return one.movedim(0, 2).flatten(2, 3)[:, :, :count]
