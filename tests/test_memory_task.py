@@ -35,9 +35,13 @@ def contexts(count: int, random: torch.Generator) -> Tensor:
     return pattern.repeat(1, REPEATS)
 
 
+def is_exact(rule: str) -> bool:
+    return not isinstance(rule_of(rule).offers(Affine), Refused)
+
+
 def built(rule: str, seed: int, *, writes: bool) -> LanguageModel:
     """A one-block model after a short build, its memory written or (the twin) never written."""
-    exact = not isinstance(rule_of(rule).offers(Affine), Refused)
+    exact = is_exact(rule)
     narrow = NARROW.get(rule, {"heads": 1, "options": {}})
     model = compose(
         make_config(
@@ -92,15 +96,16 @@ def check(rule: str, seed: int) -> None:
     assert accuracy(model, writes=False) < 0.2
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if is_exact(rule)])
 def test_memory_carries_what_attention_cannot_see(rule: str) -> None:
+    """Rules with an exact chunk form build in seconds; the others, and more seeds, are in the soak."""
     check(rule, 0)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("seed", range(1, 3))
-def test_memory_task_on_more_seeds(rule: str, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_memory_task_of_every_rule(rule: str, seed: int) -> None:
     check(rule, seed)
 
 
