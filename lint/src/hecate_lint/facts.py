@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from hecate_lint.index import FUNCTIONS, Function, Index, ancestors, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.names import Names, dotted_text, parameters
@@ -12,7 +12,7 @@ from hecate_lint.pattern import Pattern
 from hecate_lint.settings import Settings
 from hecate_lint.source import Source
 
-_TESTS = Pattern(r"(^|/)(tests?|testing|_tests?)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")
+TESTS = Pattern(r"(^|/)(tests?|testing|_tests?)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")
 _SCRIPTS = Pattern(
     r"(^|/)(benchmarks?|examples?|scripts?|tools?|docs?|recipes?|demos?)/|(^|/)(setup|__main__|noxfile)\.py$"
 )
@@ -42,7 +42,7 @@ class File:
     @cached_property
     def is_test(self) -> bool:
         """Whether the path is that of a test or its helpers."""
-        return bool(_TESTS.search(self.path))
+        return bool(TESTS.search(self.path))
 
     @cached_property
     def is_script(self) -> bool:
@@ -173,8 +173,13 @@ def is_dead(node: ast.AST, names: Names) -> bool:
 
 def split_words(identifier: str) -> list[str]:
     """Lower-case words of an identifier: `trainStep_2` -> train, step, 2."""
+    return list(_words(identifier))
+
+
+@lru_cache(maxsize=20_000)  # the same few identifiers are asked for by many rules
+def _words(identifier: str) -> tuple[str, ...]:
     spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", identifier))
-    return [word for word in spaced.lower().split("_") if word]
+    return tuple(word for word in spaced.lower().split("_") if word)
 
 
 def loop_names(node: ast.AST, name: str) -> list[str]:

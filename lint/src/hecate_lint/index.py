@@ -14,6 +14,7 @@ Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef | ast
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.Module)
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 
 # Fields that hold no node a rule asks for: contexts, operators and plain values.
@@ -68,8 +69,10 @@ def own_nodes(scope: ast.AST) -> list[ast.AST]:
         while stack:
             node = stack.pop()
             known.append(node)
-            if not isinstance(node, (*FUNCTIONS, ast.ClassDef)):
-                stack.extend(_children(node)[::-1])
+            cls = node.__class__
+            if cls is ast.Name or cls is ast.Constant or cls in _DEFINITIONS:
+                continue
+            stack.extend(_children(node)[::-1])
         scope.__dict__["_own"] = known
     return known
 

@@ -154,6 +154,8 @@ class Session:
                     touched.append(path)
             if not touched:
                 break
+            import hecate_lint.tree  # noqa: F401  # before the fork: the workers of the next round share it
+
             kept = {discover.shown(path) for path in touched}
             report.findings = [finding for finding in report.findings if finding.path not in kept]
             report.suppressed = [item for item in report.suppressed if item[0] not in kept]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hecate_lint.conformance.project import Project, Remark
 
 _PATH = Pattern(r"^(?:\./)?([\w.-]+/)+[\w.-]+\.(py|md|cu|cuh|toml|sh|yml|yaml|cpp)$")
+_FILES = (".py", ".md", ".toml", ".json", ".txt", ".cu", ".cuh", ".cpp", ".sh", ".yml", ".yaml", ".safetensors")
 _DOTTED = Pattern(r"^[a-z_]\w*(\.[A-Za-z_]\w*)+$")
 
 
@@ -50,7 +51,7 @@ class StaleReference(Rule):
             for line, text in document.spans():
                 if _PATH.match(text) and self._path_gone(project.root, document.path, text):
                     yield Remark(document.path, line, f"`{text}` does not exist", "likely")
-                elif _DOTTED.match(text) and not text.endswith((".py", ".md", ".toml", ".json", ".txt")):
+                elif _DOTTED.match(text) and not text.endswith(_FILES):
                     if self._symbol_gone(roots, text):
                         yield Remark(document.path, line, f"`{text}` does not exist", "likely")
 

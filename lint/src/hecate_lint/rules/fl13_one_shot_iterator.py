@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.facts import File
-from hecate_lint.index import LOOPS, ancestors, parent
+from hecate_lint.index import LOOPS, ancestors, parent, walk
 from hecate_lint.model import Hit
 from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word, loop_of, scope_nodes
@@ -55,6 +55,11 @@ def f(xs, flag):
 for xs in rows:
     m = (x + 1 for x in xs)
     print(list(m))
+# ---
+pairs = zip(a, b)
+rows = (x + 1 for x in xs)
+for (p, q), row in zip(pairs, rows, strict=True):
+    print(p, q, row)
 # ---
 g = (x for x in xs)
 first = next(g)
@@ -127,7 +132,9 @@ def _loops_between(name: ast.Name, assign: ast.Assign) -> bool:
     around = set(map(id, ancestors(assign)))
     loop = loop_of(name)
     while loop is not None:
-        if id(loop) not in around and not (isinstance(loop, LOOPS) and getattr(loop, "iter", None) is name):
+        head = getattr(loop, "iter", None)  # evaluated once, before the first turn
+        in_head = isinstance(loop, LOOPS) and head is not None and any(node is name for node in walk(head))
+        if id(loop) not in around and not in_head:
             return not any(isinstance(n, (ast.Return, ast.Break)) for n in getattr(loop, "body", []))
         loop = loop_of(loop)
     return False

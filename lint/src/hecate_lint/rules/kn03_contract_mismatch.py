@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hecate_lint.conformance.spec import Spec
 
 _INLINE = Pattern(r"^#\s*CONTRACT\s+(?P<body>.+)$", re.M)
+# What the framework hands to a component: sizes of the model, the implementation chosen. The contract need not list it.
+_GIVEN = {"strategy": ("pair",), "composition": ("width", "window")}
 _KNOBS = ("structure", "bias", "retention", "algorithm")
 
 
@@ -152,7 +154,9 @@ class Rule(MemoryRule):
         said = spec.contract.get("options", {})
         if has is not None and isinstance(said, dict):
             plain = {name: value for name, value in has.items() if registered.is_known(value) or name in said}
-            plain.pop("pair", None)  # which implementation runs is the backend's choice, not the contract's
+            plain = {
+                name: value for name, value in plain.items() if name in said or name not in _GIVEN.get(spec.kind, ())
+            }
             place = f'{spec.kind} "{spec.name}"'
             for message in differences(set(said), set(plain), "option", place):
                 yield file, Hit(node, message)
