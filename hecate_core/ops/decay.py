@@ -14,7 +14,9 @@ from hecate_core.shapes import Float, Tensor
 # log 0, as far as an exponential can tell; small enough that float64 sums keep 11 digits.
 _LOG_ZERO = -1000.0
 # Products below are set to 0: denormals make CPU matmuls several times slower and carry no digits.
-_NEGLIGIBLE = {torch.float32: math.exp(-50.0), torch.float64: math.exp(-300.0)}
+# The exponential is never asked for one: arguments that make denormals or zeros cost it ten times as much.
+_LOG_NEGLIGIBLE = {torch.float32: -50.0, torch.float64: -300.0}
+_ROUNDING = 1.001  # of the exponential at the bound itself
 
 
 def between(decay: Float[Tensor, "... C"]) -> Float[Tensor, "... C+1 C+1"]:
@@ -25,10 +27,9 @@ def between(decay: Float[Tensor, "... C"]) -> Float[Tensor, "... C+1 C+1"]:
     """
     logs = decay.double().log().clamp(min=_LOG_ZERO)
     sums = torch.nn.functional.pad(logs.cumsum(-1), (1, 0))
-    size = sums.shape[-1]
-    future = torch.ones(size, size, dtype=torch.bool, device=decay.device).triu(1)
-    products = (sums.unsqueeze(-1) - sums.unsqueeze(-2)).to(decay.dtype).masked_fill_(future, -torch.inf).exp_()
-    return torch.threshold_(products, _NEGLIGIBLE[decay.dtype], 0.0)
+    least = _LOG_NEGLIGIBLE[decay.dtype]
+    exponent = (sums.unsqueeze(-1) - sums.unsqueeze(-2)).to(decay.dtype).clamp_(min=least).tril_()
+    return torch.threshold_(exponent.exp_(), _ROUNDING * math.exp(least), 0.0).tril_()
 
 
 def between_adjoint(
@@ -37,10 +38,11 @@ def between_adjoint(
     """The gradient of a loss by the decays, from its gradient by `between(decay)`.
 
     Free of divisions, so it is right where a decay is exactly 0:
-    da_l = sum over i < l <= t of products[t, l] * adjoint[t, i] * products[l - 1, i].
+    da_l = sum over i < l <= t of products[t, l] * adjoint[t, i] * products[l - 1, i],
+    in which no entry of `adjoint` above the diagonal takes part.
     """
-    after = products.mT @ adjoint.tril()
-    return (after[..., 1:, :] * products[..., :-1, :]).sum(-1)
+    after = products[..., 1:, 1:].mT @ adjoint[..., 1:, :-1]
+    return (after * products[..., :-1, :-1]).sum(-1)
 
 
 def products(decay: Float[Tensor, "... C"], *, signed: bool = False) -> Float[Tensor, "... C+1 C+1"]:
