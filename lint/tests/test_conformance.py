@@ -32,12 +32,15 @@ class Soft:
 
     gates = {"retain": Gate(0.0, 1.0), "write": Gate(0.0, 2.0)}
 
-    def __init__(self, *, slope: float = 2.0, pair=None) -> None:
-        self.slope, self.pair = slope, pair
+    def __init__(self, *, slope: float = 2.0) -> None:
+        self.slope = slope
 
 
 class Sequential:
     """The meaning."""
+
+    def __init__(self, *, pair=None) -> None:
+        self.pair = pair
 '''
 SPEC_OJA = """# oja
 
