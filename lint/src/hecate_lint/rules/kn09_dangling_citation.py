@@ -20,8 +20,8 @@ _CITED = Pattern(
 class DanglingCitation(Rule):
     """Code cites a spec that does not exist, or an equation that the spec does not have.
 
-    SMELL. `specs/rules/delta.md, Eq. 7` in a docstring or comment, where the file is missing or numbers fewer
-    equations.
+    SMELL. The path of a spec followed by the number of an equation, in a docstring or comment, where the file
+    is missing or numbers fewer equations.
 
     WHY. The reader follows the citation to decide who is right; a dangling one says that somebody renumbered
     and looked away.
