@@ -27,6 +27,7 @@ lint: $(READY)            # style, types, floors, and our own linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/lint-imports
+	$(BIN)/hecate-lint --strict .
 
 test: lint                # everything that must hold before a commit
 	$(PY) -m pytest -n 2 --dist worksteal -m "not soak"

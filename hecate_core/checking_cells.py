@@ -82,7 +82,7 @@ def _choices(factory: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
     function = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(function)
-    except Exception:  # a stranger's annotation may be anything; then there is nothing to choose from
+    except Exception:  # hecate: allow FL-01 -- a stranger's annotation may be anything; nothing to choose from then
         return
     for name, parameter in inspect.signature(factory).parameters.items():
         hint = hints.get(name)

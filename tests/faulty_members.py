@@ -188,7 +188,7 @@ def write_in_place() -> ComposedRule:
         def step(self, params: Any, state: State, token: Tokens) -> Any:
             y, after = super().step(params, state, token)
             if state.position:
-                state.memory.matrix.mul_(0.5)
+                state.memory.matrix.mul_(0.5)  # hecate: allow CS-47 -- the fault that the kit must find
             return y, after
 
     return composed(Rule)

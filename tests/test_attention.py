@@ -24,7 +24,7 @@ def _attention(window: int, persistent: int = 0, *, rotary: bool = True, seed: i
     layer = SlidingWindowAttention(WIDTH, HEADS, window=window, persistent=persistent, rotary=rotary).double()
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.normal_(std=0.6)
+            parameter.normal_(std=0.6)  # hecate: allow CS-47 -- weights of a layer made in this test
     return layer
 
 

@@ -66,7 +66,7 @@ def test_activation_checkpointing_around_marked_layers(inside: bool, marked: boo
     handle = layer.register_forward_pre_hook(lambda *_: calls.append(1))
 
     def segment(x: Tensor, state: State) -> Tensor:
-        y: Tensor = checkpoint(layer, x, state, use_reentrant=False)[0]
+        y: Tensor = checkpoint(layer, x, state, use_reentrant=False)[0]  # hecate: allow CS-42 -- state is an argument
         return y
 
     with Tape() as tape:

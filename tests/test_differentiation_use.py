@@ -138,7 +138,7 @@ def test_in_place_on_a_parameter_of_the_module_is_refused(x: Tensor) -> None:
         @autodiff
         def spoil(self, x: Tensor) -> Tensor:
             with torch.no_grad():
-                self.weight.mul_(0.5)
+                self.weight.mul_(0.5)  # hecate: allow CS-47 -- the fault that the tape must name
             return x * self.weight
 
     layer = Spoils()

@@ -112,7 +112,7 @@ def breaks_at(step: int) -> Any:
     def stepped(self: Build) -> Any:
         if self.steps_done == step:
             with torch.no_grad():
-                self.model.embedding.weight[:, 0] = float("inf")
+                self.model.embedding.weight[:, 0] = float("inf")  # hecate: allow CS-47 -- the planted divergence
         return ordinary(self)
 
     return stepped

@@ -101,5 +101,5 @@ def tiny_mixer(
         mixer.to(dtype)
         with torch.no_grad():
             for parameter in mixer.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
+                parameter.add_(0.1 * torch.randn_like(parameter))  # hecate: allow CS-47 -- our own fresh module
     return mixer

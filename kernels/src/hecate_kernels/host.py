@@ -145,7 +145,11 @@ def _load(library: Path) -> tuple[Any, ctypes.c_void_p]:
         run = handle.hecate_launch
         run.restype = ctypes.c_char_p
         run.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int]
-        _loaded[library] = run, ctypes.cast(handle.hecate_entry, ctypes.c_void_p)
+        # A library stays loaded for the life of the process, so its entry is looked up once.
+        _loaded[library] = (  # hecate: allow FL-06 -- a cache keyed by the content of the library
+            run,
+            ctypes.cast(handle.hecate_entry, ctypes.c_void_p),
+        )
     return _loaded[library]
 
 
