@@ -11,7 +11,7 @@ PACKAGES := hecate_core $(wildcard */src/hecate_*) $(wildcard plugins/*/src/heca
 export OMP_NUM_THREADS := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup demo test lint bench soak gpu clean
+.PHONY: setup demo test lint bench soak clean
 
 setup: $(READY)
 
@@ -35,11 +35,8 @@ test: lint                # everything that must hold before a commit
 soak: $(READY)            # the long products with fixed seeds
 	$(PY) -m pytest -n 2 --dist worksteal -m soak
 
-bench: $(READY)           # timings as ratios against peers; writes benchmarks/results/*.json
-	$(PY) -m benchmarks
-
-gpu: $(READY)             # parity, sanitizer and speed on one NVIDIA card
-	$(PY) -m benchmarks.gpu
+bench: $(READY)           # timings as ratios against peers and parts; each script says what it needs
+	for script in $(sort $(wildcard benchmarks/*.py)); do $(PY) $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV)
