@@ -4,6 +4,8 @@ Queries are cut into blocks of at least a window; a block sees the persistent to
 and its own. State is the last window - 1 keys and values, so a text may be cut anywhere.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -69,10 +71,8 @@ class SlidingWindowAttention(nn.Module):
         """Blocks of queries against the keys of one window before the block and its own."""
         count, size = q.shape[2], min(q.shape[2], max(self._window, BLOCK))
         blocks = -(-count // size)
-        right, span = blocks * size - count, self._window - 1 + size
-        k, v = (
-            F.pad(one, (0, 0, 0, right)).unfold(2, span, size).mT.flatten(0, 1) for one in (keys, values)
-        )  # [B*H, N, span, W]
+        right = blocks * size - count
+        k, v = (_spans(F.pad(one, (0, 0, 0, right)), blocks, size) for one in (keys, values))
         q = self._blocks(q, right, size)
         allowed = _window_mask(blocks, size, self._window, position, q.device)
         if self.persistent is not None:
@@ -101,6 +101,16 @@ def _tail(keys: Float[Tensor, "B H L W"], count: int, dtype: torch.dtype) -> Flo
     return keys[:, :, count:].to(dtype).clone(memory_format=torch.contiguous_format)
 
 
+def _spans(keys: Float[Tensor, "B H L W"], blocks: int, size: int) -> Float[Tensor, "BH N S W"]:
+    """What each block may see: the window - 1 keys before it, then its own; copies, whose gradients are slices."""
+    keys = keys.flatten(0, 1)
+    if blocks == 1:
+        return keys.unsqueeze(1)
+    before = keys.shape[1] - blocks * size
+    own, earlier = (keys[:, start : start + blocks * size].unflatten(1, (-1, size)) for start in (before, 0))
+    return torch.cat((earlier[:, :, :before], own), 2)
+
+
 def _rotated(x: Float[Tensor, "B H T W"], position: int) -> Float[Tensor, "B H T W"]:
     """Rotary embedding by absolute position; angles in float64, since a stream may be long.
 
@@ -111,8 +121,34 @@ def _rotated(x: Float[Tensor, "B H T W"], position: int) -> Float[Tensor, "B H T
     rates = ROTARY_BASE ** -(torch.arange(half, dtype=torch.float64, device=x.device) / max(half, 1))
     angles = steps.unsqueeze(-1) * rates
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((first * cos - second * sin, first * sin + second * cos, rest), -1)
+    cos = torch.cat((cos, cos, cos.new_ones(count, x.shape[3] - 2 * half)), -1)
+    if torch.is_grad_enabled() and x.requires_grad:
+        turned: Tensor = _Rotation.apply(x, cos, sin)
+        return turned
+    return _turned(x, cos, sin)
+
+
+def _turned(x: Tensor, cos: Float[Tensor, "T W"], sin: Float[Tensor, "T H"]) -> Tensor:
+    """Channel c turned against channel c + H, the half of the width; cosines of both halves, sines of the first."""
+    half, turned = sin.shape[-1], x * cos
+    turned[..., :half].addcmul_(x[..., half : 2 * half], sin, value=-1)
+    turned[..., half : 2 * half].addcmul_(x[..., :half], sin)
+    return turned
+
+
+class _Rotation(torch.autograd.Function):
+    """Backward turns the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(dy, cos, -sin), None, None
 
 
 def _window_mask(blocks: int, size: int, window: int, position: int, device: torch.device) -> Bool[Tensor, "N C L"]:
