@@ -108,8 +108,9 @@ def _serve(read: int, write: int, work: Callable[[str], dict[str, Any]], limit_s
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or hard > MEMORY_BYTES:
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
+    limit = _mapped_bytes() + MEMORY_BYTES  # whoever calls us may have mapped much before the fork
+    if hard == resource.RLIM_INFINITY or hard > limit:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     with os.fdopen(read, "rb") as stream:
         while size := stream.read(4):
             item = stream.read(struct.unpack("<I", size)[0]).decode("utf-8", "surrogateescape")
@@ -153,3 +154,12 @@ def _stop(worker: _Worker) -> None:
             os.kill(worker.pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(worker.pid, 0)
+
+
+def _mapped_bytes() -> int:
+    """The address space that this process has mapped already; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):
+        return 0

@@ -50,9 +50,11 @@ def answers(task: object) -> dict[bytes, Tensor]:
 def test_leaked_answers_score_one_and_a_constant_scores_chance(name: str) -> None:
     task = registry().create("task", name)
     assert accuracy(Leaky(answers(task), task.vocab), task, 0) == 1.0  # type: ignore[arg-type]
-    constants = [accuracy(Leaky({}, task.vocab, c), task, 0) for c in range(task.vocab)]  # type: ignore[arg-type]
-    assert sum(constants) == pytest.approx(1.0, abs=1e-9)
+    likeliest = torch.cat([t[t >= 0] for t in answers(task).values()]).bincount().topk(2).indices.tolist()
+    constants = [accuracy(Leaky({}, task.vocab, c), task, 0) for c in likeliest]  # type: ignore[arg-type]
     assert max(constants) < task.chance + 0.1
+    if task.vocab == 2:
+        assert sum(constants) == pytest.approx(1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", TASKS)
