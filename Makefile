@@ -35,8 +35,14 @@ test: lint                # everything that must hold before a commit
 soak: $(READY)            # the long products with fixed seeds
 	$(PY) -m pytest -n 2 --dist worksteal -m soak
 
-bench: $(READY)           # timings as ratios against peers and parts; each script says what it needs
-	for script in $(sort $(wildcard benchmarks/*.py)); do $(PY) $$script || exit 1; done
+bench: $(READY) $(VENV)/peer   # timings as ratios against peers and parts; each script says what it needs
+	for script in $(sort $(wildcard benchmarks/*.py)); do PYTHONPATH=$(VENV)/peer $(PY) $$script || exit 1; done
+
+# What the benchmarks compare with lies beside the environment and touches nothing in it.
+$(VENV)/peer: benchmarks/peer.txt $(READY)
+	rm -rf $@
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r $<
+	touch $@
 
 clean:
 	rm -rf $(VENV)
