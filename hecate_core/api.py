@@ -15,6 +15,10 @@ from hecate_core.knobs.retentions import NoDecay, ScalarDecay
 from hecate_core.ops.affine import AffinePair, AffineTokens
 from hecate_core.ops.affine_column import ColumnPair, ColumnTokens
 from hecate_core.ops.decayed_linear import DecayedLinearPair, Decays, Reads
+from hecate_core.optimizers.adamw import AdamW
+from hecate_core.optimizers.checks import at_least_zero, below_one
+from hecate_core.optimizers.leveled import LevelOptimizer
+from hecate_core.optimizers.owners import NamedParameters
 from hecate_core.output_gate import OutputGate
 from hecate_core.protocols import (
     Algorithm,
@@ -42,6 +46,7 @@ __all__ = [
     "MOMENTUM",
     "RETAIN",
     "WRITE",
+    "AdamW",
     "Affine",
     "AffinePair",
     "AffineTokens",
@@ -66,11 +71,13 @@ __all__ = [
     "HecateError",
     "InputError",
     "Int",
+    "LevelOptimizer",
     "Linearised",
     "Matrix",
     "Memory",
     "MemoryRule",
     "Momentum",
+    "NamedParameters",
     "NoDecay",
     "OutputGate",
     "Pace",
@@ -92,6 +99,8 @@ __all__ = [
     "Tokens",
     "Trace",
     "Weights",
+    "at_least_zero",
+    "below_one",
     "nearest",
     "outer",
     "registry",

@@ -1,62 +1,35 @@
-"""SGD and AdamW that know levels: a resting level collects its gradients and nothing of it moves.
+"""What every optimizer shares: a resting level collects its gradients and nothing of it moves.
 
 Every level is a group with its own moments and its own step counter, the number of times it fired;
-bias correction counts fires (specification: Nested Learning, arXiv 2512.24695, Eq. 71). With every
-period 1 both are bit-identical to torch.optim.
+bias correction counts fires (specification: Nested Learning, arXiv 2512.24695, Eq. 71).
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hecate_core.errors import CheckpointError, CompositionError, DivergedError, InputError, nearest
+from hecate_core.errors import CheckpointError, DivergedError, InputError, nearest
 from hecate_core.levels import LevelSpec, Pulse, levels_of
-
-Level = TypeVar("Level", int, int | None)
-NamedParameters = nn.Module | Iterable[tuple[str, Tensor]]
+from hecate_core.optimizers.checks import at_least_zero, counts, label
+from hecate_core.optimizers.owners import NamedParameters, level_of_parameters
 
 # A buffer of P uncorrelated gradients is sqrt(P) times as long as one of them, of P aligned ones P times.
 UNHEALTHY = 3.0
 
 
-def level_of_parameters(model: nn.Module) -> dict[str, int | None]:
-    """The level that owns each parameter, by the names of `model.named_parameters()`.
-
-    The nearest enclosing module with an integer `hecate_level` decides; None means that the
-    parameter is updated every step. Raises CompositionError for a parameter shared by two levels.
-    """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    levels: dict[str, int | None] = {}
-
-    def walk(module: nn.Module, level: int | None) -> None:
-        level = getattr(module, "hecate_level", level)
-        for parameter in module._parameters.values():
-            if parameter is None:
-                continue
-            name = names[id(parameter)]
-            if levels.setdefault(name, level) != level:
-                raise CompositionError(
-                    f"{name}: shared by level {levels[name]} and level {level}; a parameter belongs to one level"
-                )
-        for child in module.children():
-            walk(child, level)
-
-    walk(model, None)
-    return {name: levels[name] for name in names.values()}
-
-
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """The tensor without history, in float32 or wider; the same storage where it is wide already."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class LevelOptimizer:
-    """What both optimizers share: groups by level, error buffers, clipping, exact state.
+    """Groups by level, error buffers, clipping, exact state; a subclass says how one parameter moves.
 
     `named_parameters` is the model, or pairs of name and parameter where no level rests. Parameters
-    that ask for no gradient are left out. State is float32 or wider and lies beside the parameters.
+    that ask for no gradient are left out. State is float32 or wider and lies beside the parameters: one
+    tensor per slot and parameter, `slots` for all of them unless `slots_of` says otherwise.
     Raises InputError for a level that `levels` does not have.
     """
 
@@ -72,9 +45,9 @@ class LevelOptimizer:
         clip: float | None,
     ) -> None:
         self.levels: tuple[LevelSpec, ...] = levels_of(levels)
-        self.lr = _number("lr", lr)
-        self.weight_decay = _number("weight_decay", weight_decay)
-        self.clip = None if clip is None else _number("clip", clip)
+        self.lr = at_least_zero("lr", lr)
+        self.weight_decay = at_least_zero("weight_decay", weight_decay)
+        self.clip = None if clip is None else at_least_zero("clip", clip)
         owners = self._owners(named_parameters)
         pairs = named_parameters.named_parameters() if isinstance(named_parameters, nn.Module) else named_parameters
         self.parameters = {name: parameter for name, parameter in pairs if parameter.requires_grad}
@@ -86,9 +59,10 @@ class LevelOptimizer:
                 raise InputError(f"{name}: level {level} of {len(self.levels)}; expected a level that `levels` names")
         self.fires: dict[int | None, int] = dict.fromkeys([None, *range(len(self.levels))], 0)
         self.pending = dict.fromkeys(range(len(self.levels)), 0)
-        self.state: dict[str, dict[str, Tensor]] = {slot: {} for slot in (*self.slots, "buffer")}
-        for slot in self.slots:
-            self.state[slot] = {name: self._zeros(name) for name in self.parameters}
+        self.state: dict[str, dict[str, Tensor]] = {"buffer": {}}
+        for name in self.parameters:
+            for slot in self.slots_of(name):
+                self.state.setdefault(slot, {})[name] = self.first(slot, name)
         self._ratios: dict[int, Tensor] = {}
 
     def _owners(self, named_parameters: NamedParameters) -> dict[str, int | None]:
@@ -98,8 +72,20 @@ class LevelOptimizer:
             raise InputError("optimizer: pairs of name and parameter carry no levels; give the model itself")
         return {}
 
-    def _zeros(self, name: str) -> Tensor:
-        return torch.zeros_like(_wide(self.parameters[name]), memory_format=torch.preserve_format)
+    def slots_of(self, name: str) -> tuple[str, ...]:
+        """The slots that this parameter has."""
+        return self.slots
+
+    def first(self, slot: str, name: str) -> Tensor:
+        """What a slot holds before the first step: zeros of the parameter's shape."""
+        return torch.zeros_like(wide(self.parameters[name]), memory_format=torch.preserve_format)
+
+    def move(self, name: str, work: Tensor, grad: Tensor, rate: float, decay: float) -> None:
+        """One update of `work` in place, from the reduced and clipped gradient; the rule of the optimizer.
+
+        `work` is the parameter, float32 or wider; `rate` the learning rate of its level; `decay` is 0 for vectors.
+        """
+        raise NotImplementedError
 
     def step(self, grads: Mapping[str, Tensor], pulse: Pulse, lr: float | None = None) -> None:
         """Update what is due at `pulse`, buffer the gradients of what rests; in place, no return.
@@ -109,8 +95,8 @@ class LevelOptimizer:
         DivergedError for a non-finite one; then nothing has moved.
         """
         self._check(grads, pulse)
-        rate = self.lr if lr is None else _number("lr", lr)
-        fresh = {name: _wide(grads[name]) for name in self.parameters}
+        rate = self.lr if lr is None else at_least_zero("lr", lr)
+        fresh = {name: wide(grads[name]) for name in self.parameters}
         due = [name for name, level in self.level_of.items() if level is None or pulse.update[level]]
         sums = {name: self._sum(name, fresh[name]) for name in due}
         norms = {name: torch.linalg.vector_norm(grad) for name, grad in {**fresh, **sums}.items()}
@@ -165,15 +151,11 @@ class LevelOptimizer:
         level = self.level_of[name]
         scale = 1.0 if level is None else self.levels[level].lr_scale
         parameter = self.parameters[name].detach()
-        work = _wide(parameter)  # the parameter itself unless it is narrower than float32
+        work = wide(parameter)  # the parameter itself unless it is narrower than float32
         decay = self.weight_decay if parameter.dim() >= 2 else 0.0
-        self._move(name, work, total, rate * scale, decay)
+        self.move(name, work, total, rate * scale, decay)
         if work.dtype != parameter.dtype:
             parameter.copy_(work)
-
-    def _move(self, name: str, work: Tensor, grad: Tensor, rate: float, decay: float) -> None:
-        """One update of `work` in place; the rule of the optimizer."""
-        raise NotImplementedError
 
     def _measure_health(self, fresh: Mapping[str, Tensor], norms: Mapping[str, Tensor], pulse: Pulse) -> None:
         """Keep |sum| / |gradient| of every level that fires with gradients pending."""
@@ -237,8 +219,8 @@ class LevelOptimizer:
         tensors = {f"{slot}/{name}": value for slot, part in self.state.items() for name, value in part.items()}
         counters = {
             "kind": type(self).__name__,
-            "fires": {_label(level): count for level, count in self.fires.items()},
-            "pending": {_label(level): count for level, count in self.pending.items()},
+            "fires": {label(level): count for level, count in self.fires.items()},
+            "pending": {label(level): count for level, count in self.pending.items()},
         }
         return tensors, counters
 
@@ -246,10 +228,10 @@ class LevelOptimizer:
         """Continue exactly from `state_dict`; raises CheckpointError where it does not fit, then nothing changed."""
         if counters.get("kind") != type(self).__name__:
             raise CheckpointError(f"optimizer: state of {counters.get('kind')!r}; expected {type(self).__name__!r}")
-        fires = _counts(counters, "fires", self.fires)
-        pending = _counts(counters, "pending", self.pending)
+        fires = counts(counters, "fires", self.fires)
+        pending = counts(counters, "pending", self.pending)
         buffered = [name for name, level in self.level_of.items() if level is not None and pending[level]]
-        wanted = {f"{slot}/{name}" for slot in self.slots for name in self.parameters}
+        wanted = {f"{slot}/{name}" for name in self.parameters for slot in self.slots_of(name)}
         wanted |= {f"buffer/{name}" for name in buffered}
         if wanted != set(tensors):
             odd = sorted(wanted ^ set(tensors))[0]
@@ -257,7 +239,7 @@ class LevelOptimizer:
         loaded: dict[str, dict[str, Tensor]] = {slot: {} for slot in self.state}
         for key, tensor in tensors.items():
             slot, name = key.split("/", 1)
-            model = _wide(self.parameters[name])
+            model = wide(self.parameters[name]) if slot == "buffer" else self.state[slot][name]
             if tensor.shape != model.shape or tensor.dtype != model.dtype:
                 raise CheckpointError(
                     f"optimizer: {key} is {tensor.dtype} {tuple(tensor.shape)}; "
@@ -266,94 +248,3 @@ class LevelOptimizer:
             loaded[slot][name] = torch.empty_like(model).copy_(tensor.detach())
         self.state, self.fires, self.pending = loaded, fires, pending
         self._ratios = {}
-
-
-class SGD(LevelOptimizer):
-    """Stochastic gradient descent with optional momentum; `weight_decay` acts on matrices only.
-
-    The arithmetic of torch.optim.SGD. `clip` is the global norm after reduction, None for none.
-    """
-
-    def __init__(
-        self,
-        named_parameters: NamedParameters,
-        *,
-        levels: object = None,
-        lr: float = 0.1,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        clip: float | None = None,
-    ) -> None:
-        self.momentum = _number("momentum", momentum)
-        self.slots = ("momentum",) if momentum else ()
-        super().__init__(named_parameters, levels=levels, lr=lr, weight_decay=weight_decay, clip=clip)
-
-    def _move(self, name: str, work: Tensor, grad: Tensor, rate: float, decay: float) -> None:
-        if decay:
-            grad = grad.add(work, alpha=decay)
-        if self.momentum:
-            velocity = self.state["momentum"][name]
-            grad = velocity.mul_(self.momentum).add_(grad)
-        work.add_(grad, alpha=-rate)
-
-
-class AdamW(LevelOptimizer):
-    """AdamW whose moments, step counter and decay stand still while their level rests.
-
-    The arithmetic of torch.optim.AdamW; `weight_decay` is decoupled and acts on matrices only (two
-    or more axes). `clip` is the global norm after reduction, None for none.
-    """
-
-    slots = ("exp_avg", "exp_avg_sq")
-
-    def __init__(
-        self,
-        named_parameters: NamedParameters,
-        *,
-        levels: object = None,
-        lr: float = 4e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.1,
-        clip: float | None = 1.0,
-    ) -> None:
-        first, second = betas
-        if not 0 <= first < 1 or not 0 <= second < 1:
-            raise InputError(f"betas = {betas}; expected two numbers in [0, 1)")
-        self.betas = (float(first), float(second))
-        self.eps = _number("eps", eps)
-        super().__init__(named_parameters, levels=levels, lr=lr, weight_decay=weight_decay, clip=clip)
-
-    def _move(self, name: str, work: Tensor, grad: Tensor, rate: float, decay: float) -> None:
-        fired = self.fires[self.level_of[name]]
-        first, second = self.betas
-        mean, square = self.state["exp_avg"][name], self.state["exp_avg_sq"][name]
-        if decay:
-            work.mul_(1 - rate * decay)
-        mean.lerp_(grad, 1 - first)
-        square.mul_(second).addcmul_(grad, grad, value=1 - second)
-        scale = float(1 - second**fired) ** 0.5
-        denominator = (square.sqrt() / scale).add_(self.eps)
-        work.addcdiv_(mean, denominator, value=-rate / (1 - first**fired))
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise InputError(f"optimizer.{name} = {value!r}; expected a finite number >= 0")
-    return float(value)
-
-
-def _label(level: int | None) -> str:
-    return "shared" if level is None else f"level{level}"
-
-
-def _counts(counters: Mapping[str, Any], key: str, model: dict[Level, int]) -> dict[Level, int]:
-    """The counters of `key` under the levels of `model`; CheckpointError unless they match exactly."""
-    found = counters.get(key)
-    names = {_label(level): level for level in model}
-    if not isinstance(found, Mapping) or set(found) != set(names):
-        raise CheckpointError(f"optimizer.{key} = {found!r}; expected counts of {', '.join(names)}")
-    for name, count in found.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise CheckpointError(f"optimizer.{key}.{name} = {count!r}; expected an integer >= 0")
-    return {level: found[name] for name, level in names.items()}
