@@ -107,24 +107,23 @@ def leveled_memory(
     backend: str = "auto",
     widths: Mapping[str, int] | None = None,
     recalls: bool = False,
+    writes: bool = True,
 ) -> LeveledMemory:
     """A memory of `levels` (one of period 1 by default), each with a front, gates and parameters of its own.
 
-    `recalls` adds a front for reading alone.
+    `recalls` adds a front for reading alone; without `writes` the memory stays as it starts.
     `grain` is the tokens per tick of the token clock (default: `chunk`). Raises CompositionError or InputError.
     """
     made = rule_of(rule)
     sizes = full_widths(made, widths_of(width, heads, widths))
     specs: tuple[LevelSpec, ...] = levels_of(levels)
     parts = []
+    mixed = {*conv_streams, *getattr(made, "mixes", ())}
     for index, spec in enumerate(specs):
-        options: dict[str, Any] = {"conv": conv, "mixed": conv_streams, "activation": activation}
+        options: dict[str, Any] = {"conv": conv, "mixed": mixed, "activation": activation}
         front = Front(width, made.inputs, sizes, **options)
         asking = Front(width, {"q": made.inputs["q"]}, sizes, **options) if recalls else None
         spread = strategy_of(strategy, made, chunk=chunk, backend=backend)
-        parts.append(
-            LevelMemory(
-                width, made, spread, sizes, spec=spec, grain=grain or chunk, front=front, asking=asking, index=index
-            )
-        )
+        clock: dict[str, Any] = {"spec": spec, "grain": grain or chunk, "writes": writes, "index": index}
+        parts.append(LevelMemory(width, made, spread, sizes, front=front, asking=asking, **clock))
     return LeveledMemory(parts, aggregate=aggregate)

@@ -37,10 +37,11 @@ class LevelMemory(nn.Module):
         front: Front,
         asking: Front | None = None,
         index: int = 0,
+        writes: bool = True,
     ) -> None:
         super().__init__()
         self.hecate_level = index
-        self._rule, self._strategy, self._spec, self._grain = rule, strategy, spec, grain
+        self._rule, self._strategy, self._spec, self._grain, self._writes = rule, strategy, spec, grain, writes
         self.front = front
         self.asking = asking
         self.gates = GateHead(width, narrowed_gates(rule.gates, spec.gates, f"levels[{index}]"), widths)
@@ -56,8 +57,10 @@ class LevelMemory(nn.Module):
         """Parameters that a call of `count` tokens from `position` may leave without a gradient, by name.
 
         Gates have nothing to say in a call where the level rests, and its starting memory is reached only from a
-        fresh context: a carried one is cut from it.
+        fresh context: a carried one is cut from it. A level that is never written may leave all of them.
         """
+        if not self._writes:
+            return {name for name, _ in self.named_parameters()}
         names = {f"params.{name}" for name, _ in self.params.named_parameters()} if position else set()
         if not any(due for _, _, due in due_runs(position, count, self._spec.write_period, self._grain)):
             names |= {f"gates.{name}" for name, _ in self.gates.named_parameters()}
@@ -83,6 +86,8 @@ class LevelMemory(nn.Module):
         starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Write where due and allowed, read everywhere, begin anew at `starts`; heads are merged in the result."""
+        if not self._writes:
+            write = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         inputs, front = self.front(x, state.front, starts)
         gates = self.gates(x)
         with full_precision(x.device):  # the memory has no digits to lose
@@ -124,7 +129,7 @@ class LevelMemory(nn.Module):
             if end in resets:
                 state = self._strategy.init_state(self._rule, params, inputs.q.shape[0])
             begin = end
-        y = torch.cat(reads, 2) if reads else inputs.v
+        y = torch.cat(reads, 2) if reads else self._rule.read(params, state, tokens.q)
         return y.transpose(1, 2).flatten(2).to(inputs.q.dtype), state
 
 

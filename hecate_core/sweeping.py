@@ -5,8 +5,11 @@
     [grid]
     "model.memory.rule" = ["delta", "titans"]
     "model.memory.chunk" = [16, 64]
+    [cases.twin]                                   # optional: named settings that belong together
+    "model.memory.writes" = false
 
-Cells run as processes of their own, so a failed one stops nobody. What is finished is never run again.
+Every case meets every point of the grid under every seed. Cells run as processes of their own, so a failed one
+stops nobody. What is finished is never run again.
 """
 
 import itertools
@@ -26,17 +29,18 @@ from hecate_core.blueprint import compose
 from hecate_core.config import Config, load_config
 from hecate_core.errors import CompositionError, ConfigError, HecateError, nearest
 
-KEYS = ("base", "seeds", "grid", "set")
+KEYS = ("base", "seeds", "grid", "set", "cases")
 POLL_SECONDS = 0.2
 
 
 @frozen
 class Cell:
-    """One run of a sweep: its place below the sweep's folder, its point in the grid, and its seed."""
+    """One run of a sweep: its place below the sweep's folder, its point in the grid, its seed and its case."""
 
     path: str
     point: tuple[tuple[str, str], ...]
     seed: int
+    case: str = ""
 
     @property
     def settings(self) -> list[str]:
@@ -46,7 +50,7 @@ class Cell:
 
 @frozen
 class Sweep:
-    """A sweep file: base config, fixed settings, the grid's points and the seeds."""
+    """A sweep file: base config (a path, sought beside the file first), fixed settings, and every run."""
 
     base: str
     fixed: tuple[str, ...]
@@ -73,11 +77,29 @@ def read_sweep(path: Path | str) -> Sweep:
         raise ConfigError(f'{path}: grid; expected a table of lists, such as "model.memory.rule" = ["delta"]')
     if not isinstance(fixed, dict) or not isinstance(table.get("base", ""), str) or not table.get("base"):
         raise ConfigError(f'{path}: expected base = "a config file or an example" and, optionally, a table set')
-    points = itertools.product(*([(key, _toml(value)) for value in values] for key, values in grid.items()))
-    cells = tuple(Cell(f"{_slug(point)}/seed-{seed}", point, seed) for point in points for seed in seeds)
+    points = [*itertools.product(*([(key, _toml(value)) for value in values] for key, values in grid.items()))]
+    cells = tuple(
+        Cell(f"{_slug(point, case)}/seed-{seed}", (*given, *point), seed, case)
+        for case, given in _cases(path, table.get("cases", {}))
+        for point in points
+        for seed in seeds
+    )
     if len({cell.path for cell in cells}) != len(cells):
         raise ConfigError(f"{path}: grid names a value twice; expected each once")
-    return Sweep(table["base"], tuple(f"{key}={_toml(value)}" for key, value in fixed.items()), cells)
+    beside = path.parent / table["base"]
+    base = str(beside) if beside.is_file() else table["base"]
+    return Sweep(base, tuple(f"{key}={_toml(value)}" for key, value in fixed.items()), cells)
+
+
+def _cases(path: Path, table: Any) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Each case with its settings; one without a name and settings where the file has none."""
+    if not isinstance(table, dict) or not all(isinstance(given, dict) for given in table.values()):
+        raise ConfigError(f'{path}: cases; expected tables of settings, such as [cases.twin] "model.depth" = 1')
+    for case in table:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", case):
+            raise ConfigError(f'{path}: case "{case}"; expected a name of letters, digits, ".", "+" and "-"')
+    made = [(case, tuple((key, _toml(value)) for key, value in given.items())) for case, given in table.items()]
+    return made or [("", ())]
 
 
 def check_cells(sweep: Sweep, base: Path) -> Iterator[tuple[Cell, Config]]:
@@ -152,7 +174,8 @@ def table_of(sweep: Sweep, out: Path) -> list[dict[str, Any]]:
     for cell in sweep.cells:
         final = final_of(out / cell.path)
         scores = {"failed": True} if final is None else {k: v for k, v in final.items() if k not in ("final", "step")}
-        rows.append({"cell": cell.path, **dict(cell.point), "seed": cell.seed, **scores})
+        case = {"case": cell.case} if cell.case else {}
+        rows.append({"cell": cell.path, **case, **dict(cell.point), "seed": cell.seed, **scores})
     return rows
 
 
@@ -165,7 +188,7 @@ def _toml(value: object) -> str:
     return json.dumps(value)
 
 
-def _slug(point: tuple[tuple[str, str], ...]) -> str:
-    """A folder name that tells the point: `rule-delta,chunk-16`."""
+def _slug(point: tuple[tuple[str, str], ...], case: str = "") -> str:
+    """A folder name that tells the case and the point: `twin,rule-delta,chunk-16`."""
     parts = [f"{key.rsplit('.', 1)[-1]}-{re.sub(r'[^A-Za-z0-9.+-]+', '-', value).strip('-')}" for key, value in point]
-    return ",".join(parts) or "base"
+    return ",".join([case, *parts] if case else parts) or "base"

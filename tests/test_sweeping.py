@@ -57,10 +57,27 @@ def test_cells_are_the_grid_times_the_seeds() -> None:
     assert configs[2].model.memory.rule.name == "titans"
 
 
+def test_cases_are_named_settings_that_meet_the_whole_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("cases.toml").write_text(
+        SWEEP + '[cases.written]\n[cases.twin]\n"model.memory.writes" = false\n"model.memory.conv" = 0\n'
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    sweep = read_sweep("../cases.toml")  # its base lies beside it
+    assert [cell.path for cell in sweep.cells][::2] == [
+        "written,rule-delta/seed-0", "written,rule-titans/seed-0", "twin,rule-delta/seed-0", "twin,rule-titans/seed-0",
+    ]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    found = {cell.path: config.model.memory for cell, config in check_cells(sweep, tmp_path / "base.toml")}
+    assert [(one.writes, one.conv) for one in found.values() if one] == [(True, 4)] * 4 + [(False, 0)] * 4
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
         ("seeds = [0]", "expected base"),
+        ('base = "x"\ncases = 3', "cases; expected tables of settings"),
+        ('base = "x"\n[cases."a/b"]', 'case "a/b"; expected a name of letters'),
         ('base = "x"\nsede = [0]', 'unknown key "sede"; did you mean "seeds"'),
         ('base = "x"\nseeds = [0, 0]', "expected each once"),
         ('base = "x"\nseeds = [-1]', "integers >= 0"),

@@ -59,6 +59,7 @@ class Memory:
     aggregate: Literal["invsqrt", "sum"] = "invsqrt"  # how the reads of several levels add up
     backend: str = field(default="auto", validator=filled)
     widths: Mapping[str, int] = field(factory=dict)  # by width letter, over what the model's width gives: M slots
+    writes: bool = True  # false: never written, the twin that a memory is compared with
     levels: tuple[Level, ...] = field(default=(Level(),), validator=filled)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import attrs
 import torch
 
 from hecate_core.errors import CompositionError
@@ -15,19 +16,25 @@ class GradientDescent:
     """One step of size `write` against the inner gradient.
 
     `at="raw"` takes the error of the old memory (Titans), `at="kept"` that of the decayed one (gated delta
-    rule). `rate` fixes the step size instead of a gate. Source: [2501.00663] Eq. 13; [2412.06464] Eq. 10.
+    rule). `rate` fixes the step size instead of a gate. `reach` is where the write gate ends: up to 2 with
+    `at="kept"`, where a unit key's error may change its sign. Source: [2501.00663] Eq. 13; [2412.06464] Eq. 10;
+    [2411.12537] Sec. 3 (steps beyond 1).
     """
 
     has_momentum = False
     erases = False
     step_map: Callable[[Tensor], Tensor] | None = None
 
-    def __init__(self, *, at: str = "raw", rate: float | None = None) -> None:
+    def __init__(self, *, at: str = "raw", rate: float | None = None, reach: float = 1.0) -> None:
         if at not in ("raw", "kept"):
             raise CompositionError(f'gd: at = "{at}"; expected "raw" (old memory) or "kept" (decayed memory)')
+        limit = 2.0 if at == "kept" else 1.0
+        if not 0.0 < reach <= limit:
+            raise CompositionError(f'gd: reach = {reach} at "{at}"; expected above 0 and at most {limit}')
         self.at = at
         self.rate = rate
-        self.gates: Mapping[str, Gate] = {} if rate is not None else {"write": WRITE}
+        gate = attrs.evolve(WRITE, high=reach, init=reach / 2)
+        self.gates: Mapping[str, Gate] = {} if rate is not None else {"write": gate}
 
     def rates(self, tokens: Tokens) -> Rates:
         """The write gate, or the fixed rate for every token."""
