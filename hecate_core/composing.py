@@ -59,13 +59,14 @@ def strategy_of(reference: Any, rule: MemoryRule, *, chunk: int = 64, backend: s
         return strategy
     parsed = Reference.of(reference)
     factory = registry().component("strategy", parsed.name)
-    form = _form_for(factory, parsed.name, rule)
+    form = _form_for(factory, parsed.name, rule) or _preferred(factory, rule)
     taken = inspect.signature(factory).parameters
     given: dict[str, Any] = {}
     if "chunk" in taken and "chunk" not in parsed.options:
         given["chunk"] = chunk
-    if "pair" in taken:
-        given["pair"] = pair_for(getattr(form, "op", None) or factory.op, backend)
+    op = getattr(form, "op", None) or getattr(factory, "op", None)
+    if "pair" in taken and op is not None:
+        given["pair"] = pair_for(op, backend)
     made: Strategy = registry().create("strategy", parsed, **given)
     _form_for(made, parsed.name, rule)  # a factory may say only now what it needs
     return made
@@ -82,6 +83,13 @@ def _form_for(strategy: Any, name: str, rule: MemoryRule) -> Any:
             'strategy "sequential" is always valid'
         )
     return form
+
+
+def _preferred(strategy: Any, rule: MemoryRule) -> Any:
+    """The form that a strategy takes where the rule offers it; None where there is no such form."""
+    wanted = getattr(strategy, "prefers", None)
+    form: object = None if wanted is None else rule.offers(wanted)
+    return form if wanted is not None and isinstance(form, wanted) else None
 
 
 def widths_of(width: int, heads: int, more: Mapping[str, int] | None = None) -> Widths:

@@ -1,11 +1,11 @@
-"""The two capability forms that a rule offers to strategies, and the refusal with its reason.
+"""The capability forms that a rule offers to strategies, and the refusal with its reason.
 
 `rule.offers(Affine)` answers with the form or with `Refused(reason)`. A strategy asks for the form it
 needs and never for a name.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -98,4 +98,16 @@ class Linearised:
     gather: Gather | None = None
 
 
-Form = Affine | Linearised
+@attrs.frozen
+class Sequenced:
+    """The rule's own step over all tokens of a call, as an op with an analytical backward; no other form is wanted.
+
+    `run(pair, params, state, tokens, write)` answers as `Strategy` does: reads after each write and the state after
+    the last token; tokens where the mask `write` `[B, T]` is False change nothing. `pair` implements the op `op`.
+    """
+
+    op: str
+    run: Callable[[Any, Params, State, Tokens, Tensor | None], tuple[Float[Tensor, "B H T V"], State]]
+
+
+Form = Affine | Linearised | Sequenced

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import attrs
 
-from hecate_core.forms import Affine, Linearised, Refused
+from hecate_core.forms import Affine, Linearised, Refused, Sequenced
 from hecate_core.gates import Gate
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
@@ -22,7 +22,7 @@ Widths = Mapping[str, int]
 Trace = Mapping[str, tuple[Tensor, Tensor]]
 """Per weight its input and its output for every token, `[B, H, T, width]` each."""
 
-FormT = TypeVar("FormT", Affine, Linearised)
+FormT = TypeVar("FormT", Affine, Linearised, Sequenced)
 
 
 @attrs.frozen

@@ -1,18 +1,30 @@
 """The meaning: one `step` per token. Every other strategy is measured against it."""
 
+from typing import Any
+
 import torch
 
+from hecate_core.errors import CompositionError
+from hecate_core.forms import Sequenced
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens, where_rows
 from hecate_core.shapes import Bool, Float, Tensor
 
 
 class Sequential:
-    """Token by token through `rule.step`; always valid, slow, the only one that decoding needs."""
+    """Token by token through `rule.step`; always valid, slow, the only one that decoding needs.
+
+    With `pair`, an implementation of the op that the rule offers as `Sequenced`, all tokens of a call are one op with
+    an analytical backward: the same steps, taken by the op. Without it autograd goes through the loop.
+    """
 
     name = "sequential"
     needs = None
+    prefers = Sequenced
     exact = True
+
+    def __init__(self, *, pair: Any = None) -> None:
+        self.pair = pair
 
     def init_state(self, rule: MemoryRule, params: Params, batch: int) -> State:
         """The rule's own first state."""
@@ -29,6 +41,12 @@ class Sequential:
         """See `Strategy`. A masked token reads the memory as it stands."""
         reads = []
         count = tokens.q.shape[2]
+        if self.pair is not None and count:
+            form: object = rule.offers(Sequenced)
+            op = form.op if isinstance(form, Sequenced) else None
+            if not isinstance(form, Sequenced) or op != self.pair.op:
+                raise CompositionError(f'rule "{rule.name}" has the op {op}; the pair given is for "{self.pair.op}"')
+            return form.run(self.pair, params, state, tokens, write)
         for t in range(count):
             token = tokens.map(lambda one, t=t: one[:, :, t])  # type: ignore[misc]
             y, after = rule.step(params, state, token)
@@ -40,5 +58,5 @@ class Sequential:
             reads.append(y)
             state = after
         if not reads:
-            return tokens.v, state
+            return rule.read(params, state, tokens.q), state
         return torch.stack(reads, 2), state

@@ -252,7 +252,7 @@ def _along(
 
 def gradients_equal_those_of_step(case: RuleCase, strategy: Strategy) -> None:
     """The gradient of an exact strategy, entry by entry, is that of autograd through the token loop."""
-    if not strategy.exact or strategy.needs is None:
+    if not strategy.exact or (strategy.needs is None and getattr(strategy, "pair", None) is None):
         return
     for (what, leaves, fast), (_, _, plain) in zip(_groups(case, strategy), _groups(case, LOOP), strict=True):
         tracked = [leaf.clone().requires_grad_() for leaf in leaves]
