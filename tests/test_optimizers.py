@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from hecate_core.errors import CheckpointError, CompositionError, DivergedError, InputError
 from hecate_core.levels import Conductor, LevelSpec, Pulse
 from hecate_core.optimizers import SGD, AdamW, LevelOptimizer, level_of_parameters
+from hecate_core.registry import registry
+
+every_optimizer = pytest.mark.parametrize("name", registry().names("optimizer"))
 
 Grads = dict[str, Tensor]
 
@@ -26,6 +29,11 @@ class Model(nn.Module):
             if level is not None:
                 part.hecate_level = level  # type: ignore[assignment]
 
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = torch.tanh(part(x))
+        return x
+
     def copy(self) -> Grads:
         return {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
 
@@ -39,6 +47,25 @@ def gradients(model: Model, steps: int, dtype: torch.dtype = torch.float32) -> l
 def run(model: Model, optimizer: LevelOptimizer, grads: list[Grads], conductor: Conductor) -> None:
     for grad in grads:
         optimizer.step(grad, conductor.pulse())
+        conductor.advance()
+
+
+def made(name: str, model: Model, **options: Any) -> LevelOptimizer:
+    """A registered optimizer by name."""
+    optimizer: LevelOptimizer = registry().create(
+        "optimizer", {"name": name, **options}, named_parameters=model, levels=[1, 4]
+    )
+    return optimizer
+
+
+def learn(model: Model, optimizer: LevelOptimizer, start: int, stop: int) -> None:
+    """Steps `start` to `stop` of a small regression, with forward and backward passes: step t has its own batch."""
+    conductor = Conductor(optimizer.levels, step=start)
+    for step in range(start, stop):
+        x, target = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(step))
+        loss = (model(x) - target).square().mean()
+        grads = torch.autograd.grad(loss, list(optimizer.parameters.values()))
+        optimizer.step(dict(zip(optimizer.parameters, grads, strict=True)), conductor.pulse())
         conductor.advance()
 
 
@@ -75,16 +102,16 @@ def test_period_one_is_bit_identical_to_torch(
     assert equal(mine.copy(), other.copy())
 
 
-@pytest.mark.parametrize("make", [SGD, AdamW])
-def test_nothing_of_a_resting_level_moves(make: Any) -> None:
+@every_optimizer
+def test_nothing_of_a_resting_level_moves(name: str) -> None:
+    """Of what a step moves; what a layer's inputs add up to is collected, as gradients are."""
     model = Model(0, 1)
-    optimizer = make(model, levels=[1, 4], lr=0.1, weight_decay=0.1)
-    conductor, grads = Conductor([1, 4]), gradients(model, 9)
-    run(model, optimizer, grads[:1], conductor)
+    optimizer = made(name, model, lr=0.1)
+    learn(model, optimizer, 0, 1)
     before = model.copy()
     tensors, counters = optimizer.state_dict()
-    moments = {name: t.clone() for name, t in tensors.items() if "parts.1" in name}
-    run(model, optimizer, grads[1:4], conductor)
+    moments = {name: t.clone() for name, t in tensors.items() if "parts.1" in name and not _collected(name)}
+    learn(model, optimizer, 1, 4)
     after, (tensors, later) = model.copy(), optimizer.state_dict()
     assert equal({n: t for n, t in before.items() if n.startswith("parts.1")}, after)
     assert not equal({n: t for n, t in before.items() if n.startswith("parts.0")}, after)
@@ -92,9 +119,13 @@ def test_nothing_of_a_resting_level_moves(make: Any) -> None:
     assert later["fires"] == {"shared": 4, "level0": 4, "level1": 1}
     assert later["pending"] == {"level0": 0, "level1": 3}
     assert counters["pending"]["level1"] == 0
-    run(model, optimizer, grads[4:5], conductor)
+    learn(model, optimizer, 4, 5)
     assert not torch.equal(model.copy()["parts.1.weight"], after["parts.1.weight"])
     assert optimizer.state_dict()[1]["pending"] == {"level0": 0, "level1": 0}
+
+
+def _collected(slot: str) -> bool:
+    return slot.split("/")[0] in ("buffer", "inputs", "count")
 
 
 @pytest.mark.parametrize(("reduce", "factor"), [("sum", 1.0), ("mean", 0.25)])
@@ -164,29 +195,48 @@ def test_health_is_period_for_aligned_gradients_and_warns_above_three_roots() ->
     assert optimizer.warnings() == []
 
 
-@pytest.mark.parametrize("make", [SGD, AdamW])
-@pytest.mark.parametrize("stop", [1, 5, 7, 8])
-def test_state_in_the_middle_of_a_period_continues_bit_for_bit(make: Any, stop: int) -> None:
+@every_optimizer
+@pytest.mark.parametrize("stop", [1, 5, 7, 8, 13])
+def test_state_in_the_middle_of_a_period_continues_bit_for_bit(name: str, stop: int) -> None:
+    """In the middle of the level's period, and of any period of the optimizer's own."""
+
     def build() -> tuple[Model, LevelOptimizer]:
         model = Model(0, 1, None)
-        extra = {"momentum": 0.9} if make is SGD else {}
-        return model, make(model, levels=[1, 4], lr=0.05, **extra)
+        return model, made(name, model, lr=0.05, **({"momentum": 0.9} if name == "sgd" else {}))
 
     whole, optimizer = build()
-    grads = gradients(whole, 20)
-    conductor = Conductor([1, 4])
-    run(whole, optimizer, grads[:stop], conductor)
+    learn(whole, optimizer, 0, stop)
     tensors, counters = optimizer.state_dict()
     saved = {name: tensor.clone() for name, tensor in tensors.items()}, dict(counters), whole.copy()
-    run(whole, optimizer, grads[stop:], conductor)
+    learn(whole, optimizer, stop, 20)
 
     again, second = build()
     again.load_state_dict(saved[2])
     second.load_state_dict(saved[0], saved[1])
-    run(again, second, grads[stop:], Conductor([1, 4], step=stop))
+    learn(again, second, stop, 20)
     assert equal(whole.copy(), again.copy())
     assert equal(optimizer.state_dict()[0], second.state_dict()[0])
     assert optimizer.state_dict()[1] == second.state_dict()[1]
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_small_regression_is_learned(name: str, dtype: torch.dtype) -> None:
+    """Finite and downhill with the default options but the rate; narrow parameters through wide state."""
+    model = Model(0, 1)
+    rate = {"dgd": 0.3, "delta-momentum": 0.3, "sgd": 0.3}.get(name, 0.01)
+    x, target = torch.randn(2, 64, 4, generator=torch.Generator().manual_seed(5))
+    target = torch.tanh(x @ torch.randn(4, 4, generator=torch.Generator().manual_seed(6)))
+    model.to(dtype)
+    optimizer, conductor, losses = made(name, model, lr=rate), Conductor([1, 4]), []
+    for _ in range(60):
+        loss = (model(x.to(dtype)).float() - target).square().mean()
+        grads = torch.autograd.grad(loss, list(optimizer.parameters.values()))
+        optimizer.step(dict(zip(optimizer.parameters, grads, strict=True)), conductor.pulse())
+        conductor.advance()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(tensor.dtype == torch.float32 for tensor in optimizer.state_dict()[0].values())
 
 
 def test_state_that_does_not_fit_is_refused_and_changes_nothing() -> None:

@@ -1,0 +1,1 @@
+"""Distribution hecate-optimizers; what it registers stands in plugin.py."""
