@@ -129,7 +129,8 @@ class MemoryRule(Protocol):
     """A memory that learns one token at a time; `step` is its meaning, every faster form must equal it.
 
     `inputs` maps each per-token input to its width letter; `gates` and `params` say what else it wants. `spec`
-    is the path of its specification inside its distribution.
+    is the path of its specification inside its distribution. Optional: `mixes` names inputs beside q, k and v that
+    pass the front's convolution and activation.
     """
 
     name: str

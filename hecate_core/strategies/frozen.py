@@ -71,7 +71,7 @@ class Frozen:
         form = self._form(rule)
         sizes = _grid(state.position % self.chunk, tokens.q.shape[2], self.chunk, self._links_once(form))
         if not sizes:
-            return tokens.v, state
+            return rule.read(params, state, tokens.q), state
         if form.gather is not None:
             tokens, state = form.gather(params, state, tokens, write)
         walk = _Walk(form, params, state, self)

@@ -1,0 +1,1 @@
+"""Distribution hecate-hope; what it registers stands in plugin.py."""
