@@ -15,6 +15,7 @@ from hecate_core.knobs.retentions import NoDecay, ScalarDecay
 from hecate_core.ops.affine import AffinePair, AffineTokens
 from hecate_core.ops.affine_column import ColumnPair, ColumnTokens
 from hecate_core.ops.decayed_linear import DecayedLinearPair, Decays, Reads
+from hecate_core.ops.operator import is_shaping
 from hecate_core.optimizers.adamw import AdamW
 from hecate_core.optimizers.checks import at_least_zero, below_one
 from hecate_core.optimizers.leveled import LevelOptimizer
@@ -101,6 +102,7 @@ __all__ = [
     "Weights",
     "at_least_zero",
     "below_one",
+    "is_shaping",
     "nearest",
     "outer",
     "registry",

@@ -1,30 +1,171 @@
-"""Which implementation of an op runs: asked for by name, or `auto`; never swapped in silence."""
+"""Which implementation of an op runs: asked for by name, or `auto`; never swapped in silence.
 
+`auto` takes the kernels of the GPU for CUDA tensors that they can read, and plain torch everywhere else. What it
+takes, and why, is a `Choice`: `hecate build` prints it and writes it into the manifest.
+"""
+
+import warnings
+from functools import cache
 from typing import Any
 
-from hecate_core.errors import InputError, nearest
+import attrs
+import torch
+
+from hecate_core.errors import HecateError, InputError, nearest
 from hecate_core.ops.affine import REFERENCE as AFFINE
 from hecate_core.ops.affine_column import REFERENCE as AFFINE_COLUMN
 from hecate_core.ops.decayed_linear import REFERENCE as DECAYED_LINEAR
-from hecate_core.registry import registry
+from hecate_core.ops.operator import operator_of
+from hecate_core.registry import Registry, registry
+from hecate_core.shapes import Tensor
 
 REFERENCES: dict[str, Any] = {one.op: one for one in (AFFINE, AFFINE_COLUMN, DECAYED_LINEAR)}
+GPU = "nvrtc"  # the backend that `auto` takes where it can
+
+
+@attrs.frozen
+class Choice:
+    """What runs an op: the backend asked for, the one that runs, and why where it was chosen."""
+
+    op: str
+    asked: str
+    runs: str
+    reason: str
+
+    def line(self) -> str:
+        """One line for a header."""
+        return f"{self.op}: {self.runs} ({self.reason})"
+
+
+class AutoPair:
+    """The op on whatever suits a call's tensors: kernels on a GPU, else plain torch.
+
+    Where a GPU's tensors have to go to plain torch, a warning says why, once.
+    """
+
+    backend = "auto"
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+
+    def choice(self, device: torch.device, dtype: torch.dtype, width: int) -> Choice:
+        """What runs for tensors of a device and dtype whose heads are `width` wide."""
+        reason = self._against(device, dtype, width)
+        if reason is None:
+            return Choice(self.op, "auto", GPU, torch.cuda.get_device_name(device))
+        return Choice(self.op, "auto", "reference", reason)
+
+    def serving(self, device: torch.device, dtype: torch.dtype, width: int) -> Any:
+        """The implementation for such tensors."""
+        if device.type != "cuda":
+            return pair_for(self.op, "reference")
+        chosen = self.choice(device, dtype, width)
+        if chosen.runs == GPU:
+            return pair_for(self.op, GPU)
+        _announce(chosen.line())
+        return pair_for(self.op, "reference")
+
+    def forward(self, *given: Any) -> Any:
+        """The forward of the implementation that the first tensor asks for."""
+        return self._for(given).forward(*given)
+
+    def backward(self, *given: Any) -> Any:
+        """The backward of the same implementation: gradients stand on the device and in the dtype of the forward."""
+        return self._for(given).backward(*given)
+
+    def _for(self, given: tuple[Any, ...]) -> Any:
+        like = next(_tensors(given))
+        return self.serving(like.device, like.dtype, like.shape[-1])
+
+    def _against(self, device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+        """Why kernels cannot serve, or None."""
+        if device.type != "cuda":
+            return f"kernels of auto run on CUDA tensors, these are on {device.type}"
+        name = _offered(registry())[0].get((self.op, GPU))
+        if name is None:
+            return "no kernel pair is registered for a GPU"
+        pair = registry().look("pair", name)()
+        if missing := _missing(pair):
+            return missing
+        kernels = pair.kernels
+        element = str(dtype).removeprefix("torch.")
+        if element not in kernels.dtypes:
+            return f"its kernels take {' or '.join(kernels.dtypes)}, not {element}"
+        if width > kernels.head_sizes[1]:
+            return f"its kernels take heads up to {kernels.head_sizes[1]} wide, not {width}"
+        return None
 
 
 def pair_for(op: str, backend: str = "auto") -> Any:
-    """The implementation of an op on a backend; "auto" and "reference" are plain torch on any device.
+    """The implementation of an op on a backend: "reference" is plain torch on any device, "auto" see `AutoPair`.
 
-    Raises InputError with what is registered for the op where the backend has no implementation.
+    Kernel pairs come behind torch operators (`hecate_core.ops.operator`). Raises InputError with what is registered
+    for the op where the backend has no implementation, and in one line where the backend cannot run here.
     """
-    if backend in ("auto", "reference"):
+    if backend == "auto":
+        return AutoPair(op)
+    if backend == "reference" and op in REFERENCES:
         return REFERENCES[op]
-    offered: dict[str, Any] = {}
-    for name in registry().names("pair"):
-        pair = registry().create("pair", name)
-        if pair.op == op:
-            offered[pair.backend] = pair
-    if backend not in offered:
-        raise InputError(
-            f'backend "{backend}" has no kernel pair for op "{op}"{nearest(backend, {"reference", *offered})}'
-        )
-    return offered[backend]
+    offered, broken = _offered(registry())
+    if (op, backend) not in offered:
+        known = {"auto", "reference", *(name for one, name in offered if one == op)}
+        more = f" (without {broken[0]})" if broken else ""
+        raise InputError(f'backend "{backend}" has no kernel pair for op "{op}"{nearest(backend, known)}{more}')
+    pair = registry().create("pair", offered[op, backend])
+    if backend == "reference":
+        return pair
+    missing = _missing(pair)
+    if missing:
+        raise InputError(missing)
+    return operator_of(pair)
+
+
+def choice_of(pair: Any, device: torch.device, dtype: torch.dtype, width: int) -> Choice:
+    """What a strategy's pair comes to on a device; of an explicit one, what was asked for."""
+    if isinstance(pair, AutoPair):
+        return pair.choice(device, dtype, width)
+    return Choice(pair.op, pair.backend, pair.backend, "asked for")
+
+
+@cache
+def _offered(known: Registry) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """Component names by op and backend, and a line for each pair that cannot be made.
+
+    Raises InputError where two pairs claim one op and backend.
+    """
+    found: dict[tuple[str, str], str] = {}
+    broken: list[str] = []
+    for name in known.names("pair"):
+        try:
+            pair = known.look("pair", name)()
+        except HecateError as error:
+            broken.append(str(error))
+            continue
+        key = (pair.op, pair.backend)
+        if key in found:
+            raise InputError(
+                f'op "{pair.op}" on backend "{pair.backend}" is offered by the pairs "{found[key]}" and "{name}"; '
+                "disable one of their plugins"
+            )
+        found[key] = name
+    return found, broken
+
+
+def _missing(pair: Any) -> str | None:
+    """What a pair's backend lacks on this machine, where its declaration can say so."""
+    ask = getattr(getattr(pair, "kernels", None), "missing", None)
+    missing: str | None = None if ask is None else ask(pair.backend)
+    return missing
+
+
+@cache
+def _announce(line: str) -> None:
+    warnings.warn(f"backend auto, op {line}", RuntimeWarning, stacklevel=5)
+
+
+def _tensors(given: Any) -> Any:
+    for one in given:
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, tuple):
+            yield from _tensors(one)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from hecate_core.ops import affine_reference as reference
 from hecate_core.ops.affine_reference import AffineInputs
+from hecate_core.ops.serving import operands, serving
 from hecate_core.shapes import Bool, Float, Tensor
 
 # How a token that must change nothing looks, by name of the coefficient.
@@ -143,15 +144,18 @@ def affine(
     """Reads after each token's write, the final memory and the final momentum S.
 
     `surprise` is S before the first token and must be given exactly when `tokens.momentum` is.
-    Runs in float32 or wider; the reads come back in v's dtype, the memories in the wider one.
-    Gradients flow to every tensor by the pair's analytical backward, once.
+    Runs in float32 or wider, but a pair whose kernels declare the one dtype of q, k and v reads these as they are. The
+    reads come back in v's dtype, the memories in the wider one. Gradients flow to every tensor by the pair's analytical
+    backward, once.
     Source: [2406.06484] Sec. 3 for the delta rule; derived: with momentum and inject, specs/forms/affine.md.
     """
     dtype = tokens.v.dtype
     if tokens.v.shape[2] == 0:
         return tokens.v, memory, surprise
+    pair = serving(pair, tokens.v)
     wide = torch.promote_types(torch.promote_types(dtype, memory.dtype), torch.float32)
-    flat = [None if one is None else one.to(wide) for one in (*tokens, memory, surprise)]
+    others = (None if one is None else one.to(wide) for one in (*tokens[3:], memory, surprise))
+    flat: list[Tensor | None] = [*operands(pair, tokens[:3], wide), *others]
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in flat):
         y, memory, surprise = _Affine.apply(pair, chunk, *flat)
     else:

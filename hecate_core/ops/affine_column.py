@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from hecate_core.ops import affine_column_reference as reference
 from hecate_core.ops.affine_column_reference import ColumnInputs
+from hecate_core.ops.serving import operands, serving
 from hecate_core.shapes import Bool, Float, Tensor
 
 # Ratios are formed per channel and pair of tokens, so work inside a chunk grows with its square times K; measured
@@ -111,15 +112,18 @@ def affine_column(
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H V K"], None]:
     """Reads after each token's write and the final memory; `surprise` is None, as this op has no momentum.
 
-    Runs in float32 or wider; the reads come back in v's dtype, the memory in the wider one. Gradients flow to every
-    tensor by the pair's analytical backward, once. Source: [2510.26692] Sec. 3 (Kimi Delta Attention); backward derived
-    in specs/forms/affine-column.md.
+    Runs in float32 or wider, but a pair whose kernels declare the one dtype of q, k and v reads these as they are. The
+    reads come back in v's dtype, the memory in the wider one. Gradients flow to every tensor by the pair's analytical
+    backward, once. Source: [2510.26692] Sec. 3 (Kimi Delta Attention); backward derived in
+    specs/forms/affine-column.md.
     """
     dtype = tokens.v.dtype
     if tokens.v.shape[2] == 0:
         return tokens.v, memory, None
+    pair = serving(pair, tokens.v)
     wide = torch.promote_types(torch.promote_types(dtype, memory.dtype), torch.float32)
-    flat = [None if one is None else one.to(wide) for one in tokens]
+    others = (None if one is None else one.to(wide) for one in tokens[3:])
+    flat: list[Tensor | None] = [*operands(pair, tokens[:3], wide), *others]
     first = memory.to(wide)
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (*flat, first)):
         y, end = _AffineColumn.apply(pair, chunk, *flat, first)

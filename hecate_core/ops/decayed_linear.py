@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from hecate_core.ops.decay import between, between_adjoint
+from hecate_core.ops.serving import serving
 from hecate_core.shapes import Float, Tensor
 
 
@@ -184,6 +185,7 @@ def decayed_linear(
     Gradients flow to every tensor by the pair's analytical backward, once. Derived: specs/forms/linearised.md;
     [2501.00663] Eq. 16-18 for the coefficients.
     """
+    pair = serving(pair, reads.q)
     flat = (*reads, stored, *decays)
     if torch.is_grad_enabled() and any(one.requires_grad for one in flat):
         y, end, memory = _DecayedLinear.apply(pair, *flat)

@@ -91,11 +91,14 @@ class Registry:
 
         Raises as `find` does, and PluginError when the import fails.
         """
-        component = self.find(kind, name)
-        target = _imported(component)
+        target = self.look(kind, name)
         for recorder in self._recorders:
-            recorder.add(component.origin)
+            recorder.add(self.find(kind, name).origin)
         return target
+
+    def look(self, kind: str, name: str) -> Any:
+        """The class or factory behind a name, as `component`, without counting as used: to see what there is."""
+        return _imported(self.find(kind, name))
 
     def create(self, kind: str, reference: Any, **given: Any) -> Any:
         """A component made from a reference: a name, or a mapping with `name` and options.

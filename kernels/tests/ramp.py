@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hecate_kernels.pair import FLOAT32, Budget, Kernel, KernelPair, Launcher, Out, Outputs, Trial, constants
+from hecate_kernels.launch import launcher
+from hecate_kernels.pair import FLOAT32, Argument, Budget, Kernel, KernelPair, Launcher, Out, Outputs, Trial, constants
 from torch import Tensor
+
+from hecate_core.api import Float
 
 THREADS = 128
 
@@ -17,7 +20,8 @@ class RampPair:
     op = "ramp"
     backend = "host"
 
-    def __init__(self, source: Path | None = None) -> None:
+    def __init__(self, source: Path | None = None, where: Launcher | None = None) -> None:
+        self._where = where or launcher("host")
         self.kernels = KernelPair(
             op="ramp",
             source=source or Path(__file__).with_name("ramp.cu"),
@@ -28,6 +32,18 @@ class RampPair:
             budgets={"ramp_forward": Budget(registers=64), "ramp_backward": Budget(registers=64)},
             tolerance={"float32": FLOAT32},
         )
+
+    def forward(self, x: Float[Tensor, "R T"], keep: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """y_t = keep_t y_{t-1} + x_t `[R, T]`, and what the backward wants."""
+        y = torch.empty_like(x)
+        self._launch("ramp_forward", [x, keep, Out(y)], x.shape)
+        return y, (keep,)
+
+    def backward(self, saved: tuple[Tensor, ...], y: Tensor, d_y: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients by x and keep."""
+        d_x, d_keep = torch.empty_like(y), torch.empty_like(y)
+        self._launch("ramp_backward", [*saved, y, d_y, Out(d_x), Out(d_keep)], y.shape)
+        return d_x, d_keep
 
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
         """Forward and backward; nothing else varies."""
@@ -47,14 +63,16 @@ class RampPair:
     def _kernel(self, symbol: str) -> Kernel:
         return Kernel(self.kernels.source, symbol, constants(THREADS=THREADS))
 
-    def _run(self, where: Launcher, x: Tensor, keep: Tensor, dy: Tensor) -> Outputs:
-        y, dx, dkeep = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
-        rows, length = x.shape
-        launch = ((rows, 1, 1), (THREADS, 1, 1))
-        where.launch(self._kernel("ramp_forward"), *launch, [x, keep, Out(y), np.int32(length)], THREADS * 4)
-        arguments = [keep, y, dy, Out(dx), Out(dkeep), np.int32(length)]
-        where.launch(self._kernel("ramp_backward"), *launch, arguments, THREADS * 4)
-        return {"y": y, "d_x": dx, "d_keep": dkeep}
+    def _launch(self, symbol: str, arguments: list[Argument], shape: torch.Size) -> None:
+        rows, length = shape
+        given = [*arguments, np.int32(length)]
+        self._where.launch(self._kernel(symbol), (rows, 1, 1), (THREADS, 1, 1), given, THREADS * 4)
+
+    def _run(self, where: Launcher, x: Tensor, keep: Tensor, d_y: Tensor) -> Outputs:
+        pair = RampPair(self.kernels.source, where)
+        y, saved = pair.forward(x, keep)
+        d_x, d_keep = pair.backward(saved, y, d_y)
+        return {"y": y, "d_x": d_x, "d_keep": d_keep}
 
 
 def _inputs(length: int) -> tuple[Tensor, Tensor, Tensor]:

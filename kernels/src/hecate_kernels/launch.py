@@ -3,6 +3,7 @@
 from functools import cache
 
 from hecate_core.api import InputError
+from hecate_kernels.failure import BackendMissingError
 from hecate_kernels.pair import Launcher
 
 BACKENDS = ("host", "nvrtc")
@@ -23,3 +24,20 @@ def launcher(backend: str) -> Launcher:
 
         return NvrtcLauncher()
     raise InputError(f'backend "{backend}": no kernels run there; known: {", ".join(BACKENDS)}')
+
+
+@cache
+def lacking(backend: str) -> str | None:
+    """What this machine lacks to run kernels on a backend, in one line; None for a backend that is not ours."""
+    try:
+        if backend == "host":
+            from hecate_kernels.cpu_build import find_compiler
+
+            find_compiler()
+        elif backend == "nvrtc":
+            from hecate_kernels.nvrtc import open_driver
+
+            open_driver()
+    except BackendMissingError as missing:
+        return str(missing)
+    return None

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hecate_core.api import is_shaping
 from hecate_kernels.failure import BackendMissingError, KernelError, compiler_line
 from hecate_kernels.flatten import flatten
 from hecate_kernels.nvrtc_worker import Job, compile_cubin, options
@@ -89,7 +90,7 @@ class NvrtcLauncher:
         self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: Sequence[Argument], shared_bytes: int = 0
     ) -> None:
         """Launch on torch's current stream; raises KernelError for what the card cannot run, before it runs."""
-        if 0 in grid:
+        if 0 in grid or is_shaping():
             return
         tensors = [
             t.tensor if isinstance(t, (Out, InOut)) else t for t in arguments if isinstance(t, (Out, InOut, Tensor))

@@ -123,6 +123,12 @@ class KernelPair:
         """The entry points, forward first."""
         return self.forward, self.backward
 
+    def missing(self, backend: str) -> str | None:
+        """What this machine lacks to run the pair on a backend, in one line; None where nothing is missing."""
+        from hecate_kernels.launch import lacking  # opens a driver, which a declaration does not
+
+        return lacking(backend)
+
 
 Outputs = Mapping[str, Tensor]
 

@@ -1,0 +1,153 @@
+"""Kernel pairs as torch operators: opaque to export and compile, with a fake that follows from the pair itself.
+
+A pair's `forward` and `backward` become `hecate::<op>_<backend>_fwd` and `_bwd`; their schemas are read from the
+annotations, and their fakes are the same methods with every launch left out, so that shapes and strides are those
+that the kernels fill. An `autograd.Function` stands outside, in the op. A stranger's pair gets all of it.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hecate_core.errors import InputError
+from hecate_core.ops.signature import MANY, MAYBE, flattener, leaves, rebuilder, signature_of
+
+_LIBRARY = torch.library.Library("hecate", "FRAGMENT")
+_defined: dict[str, "Operator"] = {}
+_state = threading.local()
+
+
+def is_shaping() -> bool:
+    """Whether only shapes are asked for: a launcher then returns at once, the outputs are allocated already."""
+    return getattr(_state, "shaping", False)
+
+
+@contextmanager
+def shaping() -> Iterator[None]:
+    """A block in which launchers run nothing."""
+    before = is_shaping()
+    _state.shaping = True
+    try:
+        yield
+    finally:
+        _state.shaping = before
+
+
+class Operator:
+    """A pair behind its two torch operators; serves wherever the pair itself does."""
+
+    def __init__(self, pair: Any) -> None:
+        self.pair = pair
+        self.op: str = pair.op
+        self.backend: str = pair.backend
+        self.name = re.sub(r"\W", "_", f"{pair.op}_{pair.backend}")
+        self.forward = _operator(f"{self.name}_fwd", pair.forward)
+        self.backward = _operator(f"{self.name}_bwd", pair.backward)
+
+    @property
+    def kernels(self) -> Any:
+        """What the pair declares: dtypes, head sizes, limits; None for one without kernels."""
+        return getattr(self.pair, "kernels", None)
+
+
+def operator_of(pair: Any) -> Operator:
+    """The pair behind torch operators, defined once per op, backend and class.
+
+    Raises InputError for annotations that an operator cannot have, and for a second pair of one op and backend.
+    """
+    name = f"{pair.op}_{pair.backend}"
+    known = _defined.get(name)
+    if known is None:
+        known = _defined[name] = Operator(pair)  # hecate: allow FL-06 -- torch's own table of operators is as global
+    elif type(known.pair) is not type(pair):
+        first, second = (f"{type(one).__module__}.{type(one).__qualname__}" for one in (known.pair, pair))
+        raise InputError(
+            f'op "{pair.op}" on backend "{pair.backend}": two pairs are offered, {first} and {second}; '
+            "name another backend in one of them, or disable its plugin"
+        )
+    return known
+
+
+def _operator(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method through a torch operator of that name.
+
+    An operator has no optional results and may not hand back what it was given. A result that is None is an empty
+    bool tensor `[0]`; one that is the i-th argument itself is an empty bool tensor `[0, i + 1]`, put back outside.
+    """
+    signature = signature_of(method, f"{type(getattr(method, '__self__', method)).__name__}.{method.__name__}")
+    results = list(leaves(signature.result))
+    many = [leaf.kind == MANY for leaf in results]
+    maybe = [leaf.kind == MAYBE for leaf in results]
+    flat_of, given_of = flattener(signature.parameters), rebuilder(signature.parameters)
+    made_of, result_of = flattener([signature.result]), rebuilder([signature.result])
+
+    def run(*flat: Any) -> Any:
+        made = made_of((method(*given_of(flat)),))
+        tensors = _tensors(flat)
+        known = {id(one): place for place, one in enumerate(tensors)}
+        views = {one.untyped_storage()._cdata for one in tensors}
+        fresh = partial(_fresh, known=known, device=made[0].device, taken=views)
+        marked = [
+            [fresh(each) for each in one] if is_list else fresh(one) for one, is_list in zip(made, many, strict=True)
+        ]
+        return marked[0] if len(marked) == 1 else tuple(marked)
+
+    def fake(*flat: Any) -> Any:
+        with shaping():
+            return run(*flat)
+
+    _LIBRARY.define(name + signature.schema)
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"hecate::{name}", fake, lib=_LIBRARY)
+    handle = getattr(torch.ops.hecate, name).default
+
+    def call(*given: Any) -> Any:
+        flat = flat_of(given)
+        made = handle(*flat)
+        if len(many) == 1:
+            made = (made,)
+        back = [
+            [_put_back(each, flat) for each in one] if is_list else _put_back(one, flat, may)
+            for one, is_list, may in zip(made, many, maybe, strict=True)
+        ]
+        return result_of(back)[0]
+
+    return call
+
+
+def _tensors(flat: Sequence[Any]) -> list[Tensor]:
+    """All tensors among flat arguments, those of lists included."""
+    found: list[Tensor] = []
+    for one in flat:
+        if isinstance(one, Tensor):
+            found.append(one)
+        elif isinstance(one, (list, tuple)):
+            found.extend(one)
+    return found
+
+
+def _fresh(one: Tensor | None, known: dict[int, int], device: torch.device, taken: set[int]) -> Tensor:
+    """A result as an operator may give it back, see `_operator`; a view of another result or argument is copied."""
+    if one is None:
+        return torch.empty(0, dtype=torch.bool, device=device)
+    if id(one) in known:
+        return torch.empty(0, known[id(one)] + 1, dtype=torch.bool, device=device)
+    memory = one.untyped_storage()
+    if memory._cdata in taken or memory.nbytes() > one.numel() * one.itemsize:
+        return one.clone()
+    taken.add(memory._cdata)
+    return one
+
+
+def _put_back(one: Tensor, flat: Sequence[Any], may_be_none: bool = False) -> Tensor | None:
+    if one.dtype != torch.bool or one.shape[0] != 0:
+        return one
+    if one.dim() == 1 and may_be_none:
+        return None
+    return _tensors(flat)[one.shape[1] - 1] if one.dim() == 2 else one

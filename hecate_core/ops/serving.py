@@ -1,0 +1,29 @@
+"""Which implementation serves a call, and in which dtype it takes its operands."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def serving(pair: Any, like: Tensor) -> Any:
+    """The pair itself, or what one that chooses by device, dtype and width (`auto`) puts in its place."""
+    choose = getattr(pair, "serving", None)
+    return pair if choose is None else choose(like.device, like.dtype, like.shape[-1])
+
+
+def takes(pair: Any, dtype: torch.dtype) -> bool:
+    """Whether the kernels of a pair declare that they read operands of a dtype narrower than float32."""
+    kernels = getattr(pair, "kernels", None)
+    if kernels is None or torch.promote_types(dtype, torch.float32) == dtype:
+        return False
+    return str(dtype).removeprefix("torch.") in kernels.dtypes
+
+
+def operands(pair: Any, given: Sequence[Tensor], wide: torch.dtype) -> list[Tensor]:
+    """Operands as they are where the pair takes their one dtype, else all of them in `wide`."""
+    (dtype, *others) = {one.dtype for one in given}
+    if not others and takes(pair, dtype):
+        return list(given)
+    return [one.to(wide) for one in given]
