@@ -17,7 +17,9 @@ ConfigFile = Annotated[str | None, Argument(metavar="[CONFIG]", help="A TOML fil
 Settings = Annotated[list[str] | None, Option("--set", metavar="a.b=v", help="Override one setting; repeatable.")]
 Out = Annotated[Path | None, Option("--out", metavar="DIR", help="The run folder (default: runs/RULE-N).")]
 Resume = Annotated[bool, Option("--resume", help="Continue the run in --out from its last checkpoint.")]
-Replay = Annotated[Path | None, Option("--replay", metavar="RUN", help="Repeat a run and compare every number.")]
+Replay = Annotated[
+    str | None, Option("--replay", metavar="RUN", help="Repeat a run (or FILE.json:CELL), compare bits.")
+]
 
 
 def build(
@@ -32,6 +34,7 @@ def build(
     import torch
 
     from hecate_core import building
+    from hecate_core.evidence import difference, recorded
     from hecate_core.registry import install, registry
     from hecate_core.run_folder import RunFolder
 
@@ -64,9 +67,9 @@ def build(
         if progress is not None:
             progress.close()
     record = {"path": str(path), **final}
-    differs = _difference(replay, path) if replay is not None else None
+    differs = difference(recorded(replay), recorded(path)) if replay is not None else None
     if replay is not None:
-        record["replay"] = {"run": str(replay), "difference": differs}
+        record["replay"] = {"run": replay, "difference": differs}
     output.result("hecate.runs/1", {"runs": [record]}, _lines(path, final, replay, differs))
     return ExitCode.FOUND if differs else ExitCode.DONE
 
@@ -84,15 +87,14 @@ def example(name: str) -> Path:
     return folder / f"{name}.toml"
 
 
-def _config(
-    config: str | None, settings: list[str], out: Path | None, *, resume: bool, replay: Path | None
-) -> "Config":
+def _config(config: str | None, settings: list[str], out: Path | None, *, resume: bool, replay: str | None) -> "Config":
     from hecate_core.config import load_config
+    from hecate_core.evidence import recorded
 
     if replay is not None:
         if config is not None or resume or settings:
             raise InputError("--replay repeats a run as it was; leave CONFIG, --set and --resume out")
-        return load_config(_file_of(replay))
+        return recorded(replay).config
     if resume:
         if out is None:
             raise InputError("--resume continues the run in --out DIR; name it")
@@ -114,21 +116,7 @@ def _file_of(run: Path) -> Path:
     return run / "config.json"
 
 
-def _difference(before: Path, after: Path) -> str | None:
-    """The first number in which two runs differ, or None; seconds do not count."""
-    from hecate_core.files import read_json_lines
-
-    one, two = (read_json_lines(run / "metrics.jsonl")[0] for run in (before, after))
-    if len(one) != len(two):
-        return f"{len(one)} records against {len(two)}"
-    for old, new in zip(one, two, strict=True):
-        for key in sorted((set(old) | set(new)) - {"seconds"}):
-            if old.get(key) != new.get(key):
-                return f"step {old['step']}: {key} {old.get(key)!r} against {new.get(key)!r}"
-    return None
-
-
-def _lines(path: Path, final: dict[str, Any], replay: Path | None, differs: str | None) -> Sequence[str]:
+def _lines(path: Path, final: dict[str, Any], replay: str | None, differs: str | None) -> Sequence[str]:
     lines = [f"run            {path}"]
     shown = {
         "bits_per_byte": ("held-out", "bits per byte"),

@@ -11,13 +11,17 @@ from hecate_core.errors import ExitCode, InputError
 File = Annotated[Path, Argument(metavar="FILE.toml", help="base, seeds, grid; see docs/evidence.md.")]
 Out = Annotated[Path | None, Option("--out", metavar="DIR", help="Where the runs go (default: runs/FILE).")]
 Jobs = Annotated[int, Option("--jobs", help="Runs at a time, one thread each.")]
+Save = Annotated[Path | None, Option("--save", metavar="FILE.json", help="Pack recipes and numbers, for --replay.")]
 Resume = Annotated[bool, Option("--resume", help="Go on with a sweep that was stopped.")]
 
 
-def sweep(output: Output, file: File, out: Out = None, jobs: Jobs = 1, resume: Resume = False) -> int:
+def sweep(
+    output: Output, file: File, out: Out = None, jobs: Jobs = 1, resume: Resume = False, save: Save = None
+) -> int:
     """Run a grid of configs and seeds."""
     from hecate_core import files
     from hecate_core.cli.build import resolved
+    from hecate_core.evidence import pack, save_evidence
     from hecate_core.sweeping import check_cells, read_sweep, run_cells, table_of
 
     if jobs < 1:
@@ -33,6 +37,8 @@ def sweep(output: Output, file: File, out: Out = None, jobs: Jobs = 1, resume: R
     run_cells(made, base, folder, jobs=jobs, tell=output.note)
     rows = table_of(made, folder)
     files.write_json(folder / "table.json", {"schema": "hecate.sweep/1", "rows": rows})
+    if save is not None:
+        save_evidence(save, pack((row["cell"], folder / row["cell"]) for row in rows if not row.get("failed")))
     lines = ["  ".join(f"{key}={value}" for key, value in row.items() if key != "cell") for row in rows]
     output.result("hecate.sweep/1", {"rows": rows}, lines)
     return ExitCode.FOUND if any(row.get("failed") for row in rows) else ExitCode.DONE
