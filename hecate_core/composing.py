@@ -69,6 +69,14 @@ def strategy_of(reference: Any, rule: MemoryRule, *, chunk: int = 64, backend: s
         given["pair"] = pair_for(op, backend)
     made: Strategy = registry().create("strategy", parsed, **given)
     _form_for(made, parsed.name, rule)  # a factory may say only now what it needs
+    presented(rule, made)  # or that it cannot serve this one
+    return made
+
+
+def presented(rule: MemoryRule, strategy: Strategy) -> MemoryRule:
+    """The rule as the strategy shows it to layers: itself, or what `strategy.around(rule)` makes of it."""
+    around = getattr(strategy, "around", None)
+    made: MemoryRule = rule if around is None else around(rule)
     return made
 
 
@@ -133,5 +141,5 @@ def leveled_memory(
         asking = Front(width, {"q": made.inputs["q"]}, sizes, **options) if recalls else None
         spread = strategy_of(strategy, made, chunk=chunk, backend=backend)
         clock: dict[str, Any] = {"spec": spec, "grain": grain or chunk, "writes": writes, "index": index}
-        parts.append(LevelMemory(width, made, spread, sizes, front=front, asking=asking, **clock))
+        parts.append(LevelMemory(width, presented(made, spread), spread, sizes, front=front, asking=asking, **clock))
     return LeveledMemory(parts, aggregate=aggregate)

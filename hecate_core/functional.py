@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hecate_core.composing import rule_of, strategy_of
+from hecate_core.composing import presented, rule_of, strategy_of
 from hecate_core.errors import InputError
 from hecate_core.input_checks import check_inputs, check_state, known
 from hecate_core.parameters import initial_params
@@ -58,6 +58,7 @@ def memory(
         made, tokens = restarting(made, tokens, starts, write_mask, params)
         write_mask = None
     spread = strategy_of(strategy, made, chunk=chunk_size, backend=backend)
+    made = presented(made, spread)
     record = _params(made, given, params)
     first = spread.init_state(made, record, q.shape[0]) if state is None else state
     if state is not None:

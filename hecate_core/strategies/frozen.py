@@ -30,8 +30,10 @@ class Frozen:
     `chunk` (tokens, >= 1) is part of the model: another chunk is another function. `detach` stops the outer
     gradient at the anchor, a different, first-order algorithm. `link` says where a non-linear link or projection
     acts: "token" at every read (the meaning), "chunk" once, at each chunk's first token, with weights that run
-    linearly through the rest of it (cheaper, another approximation). Source: [2501.00663] Eq. 16-18; [2504.13173]
-    Eq. 28, for `link="chunk"` Eq. 30-32.
+    linearly through the rest of it (cheaper, another approximation). `read` says what is read: "token" the memory
+    after the token's write (the meaning), "anchor" the one that the chunk began with, as a coarse memory beside finer
+    ones is read. Source: [2501.00663] Eq. 16-18; [2504.13173] Eq. 28, for `link="chunk"` Eq. 30-32; for
+    `read="anchor"` [2511.07343] Eq. 5, 7, [2512.24695] Eq. 90.
     """
 
     name = "frozen"
@@ -40,13 +42,23 @@ class Frozen:
     op = "decayed_linear"
 
     def __init__(
-        self, *, chunk: int = 16, detach: bool = False, link: str = "token", pair: DecayedLinearPair = REFERENCE
+        self,
+        *,
+        chunk: int = 16,
+        detach: bool = False,
+        link: str = "token",
+        read: str = "token",
+        pair: DecayedLinearPair = REFERENCE,
     ) -> None:
         if chunk < 1:
             raise InputError(f"frozen: chunk = {chunk}; expected an integer >= 1")
         if link not in ("token", "chunk"):
             raise InputError(f'frozen: link = "{link}"; expected "token" (every read) or "chunk" (once per chunk)')
-        self.chunk, self.detach, self.link, self.pair = chunk, detach, link, pair
+        if read not in ("token", "anchor"):
+            raise InputError(f'frozen: read = "{read}"; expected "token" (after its write) or "anchor" (chunk start)')
+        if (link, read) == ("chunk", "anchor"):
+            raise InputError('frozen: link = "chunk" with read = "anchor"; expected link = "token": one read, one link')
+        self.chunk, self.detach, self.link, self.read, self.pair = chunk, detach, link, read, pair
 
     def init_state(self, rule: MemoryRule, params: Params, batch: int) -> State:
         """The rule's first state and the anchor of the first chunk."""
@@ -115,13 +127,18 @@ class _Walk:
         if self._seen is not None:
             return self._linked_once(tokens.q, factors, spread, phase)
         grown = self._grow(self._stored, factors, spread)
-        link = _sight(self._form)
-        weights: Weights = grown
-        if link is not None:
-            weights = PerToken({name: link(grown.every(name)) for name in factors.updates})
-        y = self._form.read(self._params, weights, tokens.q)
+        y = self._form.read(self._params, self._weights(grown, factors), tokens.q)
         self._advance(grown)
         return y
+
+    def _weights(self, grown: Growth, factors: Factors) -> Weights:
+        """What reads see: every token's memory, or the anchor's."""
+        link = _sight(self._form)
+        if self._how.read == "anchor":
+            return Shared(self._anchor if link is None else self._anchor.map(link))
+        if link is None:
+            return grown
+        return PerToken({name: link(grown.every(name)) for name in factors.updates})
 
     def end(self) -> State:
         """The state after the last token."""

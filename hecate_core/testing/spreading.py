@@ -5,6 +5,7 @@ from typing import cast
 
 import torch
 
+from hecate_core.composing import presented
 from hecate_core.errors import CompositionError
 from hecate_core.forms import Linearised, Refused
 from hecate_core.protocols import Strategy
@@ -103,7 +104,8 @@ def masked_tokens_rest(case: RuleCase, strategy: Strategy) -> None:
     settled, before = _settled(case, after).flat(), _settled(case, state).flat()
     for name in names:
         demand_close(f"{what}: state.{name}", settled[name], before[name], EXACT)
-    demand_close(f"{what}: reads", y, case.rule.read(case.params, state, tokens.q), EXACT)
+    shown = presented(case.rule, strategy)
+    demand_close(f"{what}: reads", y, shown.read(case.params, state, tokens.q), EXACT)
     write[0] = True
     mixed, after = run(case, strategy, tokens, state, write)
     expected, _ = run(case, strategy, tokens, state)
