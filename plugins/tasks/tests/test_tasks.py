@@ -79,6 +79,13 @@ def test_mqar_asks_every_key_for_its_value() -> None:
         assert all(1 <= key < 32 <= value for key, value in pairs.items())
 
 
+def test_mqar_without_noise_differs_in_nothing_but_the_noise() -> None:
+    (ids, targets), (plain, same) = (drawn(MultiQueryRecall(noise=noise), 50, 0, "check") for noise in (True, False))
+    assert torch.equal(targets, same)
+    said = (torch.arange(64) < 16) | (targets >= 0)
+    assert torch.equal(torch.where(said, ids, 0), plain)
+
+
 def test_mqar_gaps_follow_the_power_law() -> None:
     """With one pair there is no exclusion between queries: frequencies are the formula's."""
     task = MultiQueryRecall(vocab=16, tokens=22, pairs=1, power=0.3)
