@@ -134,9 +134,10 @@ class ComposedRule:
                 return Refused(reason)
         (layer,) = self.structure.layers
         momentum = f"momentum.{layer}" if self.algorithm.has_momentum else None
+        plain = set(self.inputs) == {"q", "k", "v"}  # further inputs would come narrow as well
         if self.retention.axis == "column":
-            return Affine(self._column_coefficients, memory=f"memory.{layer}", op="affine_column")
-        return Affine(self._coefficients, memory=f"memory.{layer}", momentum=momentum)
+            return Affine(self._column_coefficients, memory=f"memory.{layer}", op="affine_column", hands_on=plain)
+        return Affine(self._coefficients, memory=f"memory.{layer}", momentum=momentum, hands_on=plain)
 
     def _coefficients(self, params: Params, tokens: Tokens) -> AffineTokens:
         """u = write (r v - p M k) - erase M k, with M the kept memory where the algorithm says so. Spec Eq. 6."""

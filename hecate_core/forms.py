@@ -38,7 +38,8 @@ class Affine:
     `coefficients(params, tokens)` gives the recurrence of the op `op` from the tokens alone: `AffineTokens` for
     "affine", `ColumnTokens` for "affine_column". `memory` and `momentum` name where the two matrices live in the
     rule's state, by dotted path; a momentum in the coefficients that nobody carries starts at 0 in every call. `group`
-    coefficients in a row stand for one token, whose read is that of the last. `gather` is asked first.
+    coefficients in a row stand for one token, whose read is that of the last. `gather` is asked first. `hands_on` says
+    that q, k and v go to the op as they are and that nothing is computed of them: kernels may then read them narrow.
     """
 
     coefficients: Callable[[Params, Tokens], AffineTokens | ColumnTokens]
@@ -47,6 +48,7 @@ class Affine:
     op: str = "affine"
     group: int = 1
     gather: Gather | None = None
+    hands_on: bool = False
 
 
 class Factors(NamedTuple):

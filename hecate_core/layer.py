@@ -15,7 +15,7 @@ from hecate_core.gate_head import GateHead
 from hecate_core.gates import narrowed_gates
 from hecate_core.levels import LevelSpec, due_runs, reset_offsets
 from hecate_core.parameters import RuleParams
-from hecate_core.precision import full_precision, widened
+from hecate_core.precision import full_precision, handed, widened
 from hecate_core.protocols import MemoryRule, Strategy, Widths
 from hecate_core.records import State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
@@ -105,8 +105,8 @@ class LevelMemory(nn.Module):
         starts: Tensor | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """The strategy over due runs, plain reads over resting ones, in stream order."""
-        tokens, params = inputs.map(widened).replace(**gates), self.params.record()
-        rule = self._rule
+        rule, params = self._rule, self.params.record()
+        tokens = handed(self._strategy, rule, inputs).replace(**gates)
         if starts is not None:
             rule, tokens = restarting(rule, tokens, starts, write)
             write = None
@@ -124,7 +124,7 @@ class LevelMemory(nn.Module):
                     y, after = self._strategy(rule, params, resting(run), state)
                     state = after.replace(position=state.position)
                 else:
-                    y = self._rule.read(params, state, run.q)
+                    y = self._rule.read(params, state, widened(run.q))
                 reads.append(y)
             if end in resets:
                 state = self._strategy.init_state(self._rule, params, inputs.q.shape[0])

@@ -40,7 +40,8 @@ class GradientDescent:
         """The write gate, or the fixed rate for every token."""
         if self.rate is None:
             return Rates(tokens.write)
-        return Rates(torch.full_like(next(iter(tokens.values()))[..., 0], self.rate))
+        first = next(iter(tokens.values()))[..., 0]
+        return Rates(torch.full_like(first, self.rate, dtype=torch.promote_types(first.dtype, torch.float32)))
 
 
 class Momentum:

@@ -23,7 +23,8 @@ class NoDecay:
 
     def keep(self, tokens: Tokens) -> Tensor:
         """Ones, `[B, H, T]`."""
-        return torch.ones_like(next(iter(tokens.values()))[..., 0])
+        first = next(iter(tokens.values()))[..., 0]
+        return torch.ones_like(first, dtype=torch.promote_types(first.dtype, torch.float32))
 
 
 class ScalarDecay(NoDecay):

@@ -9,6 +9,8 @@ from hecate_core.forms import Affine, Refused
 from hecate_core.ops.affine import REFERENCE, AffinePair, affine
 from hecate_core.ops.affine_column import REFERENCE as COLUMN_REFERENCE
 from hecate_core.ops.affine_column import ColumnPair, affine_column
+from hecate_core.ops.serving import serving, takes
+from hecate_core.precision import widened
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
@@ -42,6 +44,13 @@ class Chunkwise:
         """The rule's own first state: nothing beside it must be carried."""
         return rule.init_state(params, batch)
 
+    def takes(self, rule: MemoryRule, q: Tensor) -> bool:
+        """Whether the kernels read queries, keys and values of q's narrow dtype as they are."""
+        form = rule.offers(Affine)
+        if self.pair is None or isinstance(form, Refused) or not form.hands_on or form.gather is not None:
+            return False
+        return takes(serving(self.pair, q), q.dtype)
+
     def __call__(
         self,
         rule: MemoryRule,
@@ -62,6 +71,8 @@ class Chunkwise:
         if form.gather is not None:
             tokens, state = form.gather(params, state, tokens, write)
         inputs: Any = form.coefficients(params, tokens)
+        if any(one is not None and one.dtype.itemsize < 4 for one in inputs[3:]):  # computed of what came in narrow
+            inputs = form.coefficients(params, tokens.map(widened))
         if write is not None:
             inputs = inputs.masked(write.repeat_interleave(form.group, 1).unsqueeze(1))
         memory = state.at(form.memory)

@@ -1,9 +1,14 @@
 """A layer on the host backend is the same layer: it learns with the losses of the reference."""
 
+from typing import Any
+
 import pytest
 import torch
+from hecate_kernels.affine import AffineKernels
+from hecate_kernels.affine_column import ColumnKernels
 
-from hecate_core import MemoryLayer, memory
+from hecate_core import MemoryLayer, backends, memory
+from hecate_core.composing import rule_of
 
 STEPS = 20
 
@@ -46,3 +51,48 @@ def test_a_function_with_a_write_mask_takes_the_backend() -> None:
         memory(q, k, v, rule="titans", gates=gates, write_mask=mask, backend=one)[0] for one in ("host", "reference")
     ]
     assert torch.allclose(*found, atol=1e-5)
+
+
+@pytest.fixture
+def read_by_kernels(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """The dtypes of the queries that reach a kernel."""
+    seen: list[torch.dtype] = []
+    for owner in (AffineKernels, ColumnKernels):
+        real = owner.forward
+
+        def told(self: Any, tokens: Any, *given: Any, real: Any = real) -> Any:
+            seen.append(tokens.q.dtype)
+            return real(self, tokens, *given)
+
+        monkeypatch.setattr(owner, "forward", told)
+    monkeypatch.setattr(backends, "operator_of", lambda pair: pair)  # operators hold the methods as they were
+    return seen
+
+
+@pytest.mark.parametrize("rule", ["linear", "delta", "titans", "kda"])
+def test_bfloat16_reaches_the_kernel_as_it_is_and_the_state_is_float32(
+    rule: str, read_by_kernels: list[torch.dtype]
+) -> None:
+    torch.manual_seed(0)
+    layer = MemoryLayer(32, heads=2, rule=rule, levels=[1, 2], chunk=16, backend="host").bfloat16()
+    wide = MemoryLayer(32, heads=2, rule=rule, levels=[1, 2], chunk=16, backend="reference")
+    wide.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 40, 32).bfloat16()
+    y, state = layer(x)
+    assert read_by_kernels == [torch.bfloat16] * len(read_by_kernels) != []
+    memories = [one for name, one in state.flat().items() if ".rule." in name]
+    assert {one.dtype for one in memories} == {torch.float32}
+    expected, _ = wide(x.float())
+    assert torch.linalg.vector_norm(y.float() - expected) < 2e-2 * torch.linalg.vector_norm(expected)
+    y.float().square().mean().backward()
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in layer.parameters() if one.requires_grad)
+
+
+def test_a_rule_that_computes_with_its_keys_gets_them_wide(read_by_kernels: list[torch.dtype]) -> None:
+    q, k, v = (torch.randn(1, 2, 23, 16).bfloat16() for _ in range(3))
+    gates = {"retain": torch.full((1, 2, 23), 0.9), "write": torch.full((1, 2, 23), 0.3)}
+    delta = rule_of("delta")
+    memory(q, k, v, rule=delta, gates=gates, backend="host")
+    delta.retention.keep = lambda tokens: tokens.k.square().mean(-1).clamp(0, 1)
+    memory(q, k, v, rule=delta, gates=gates, backend="host")
+    assert read_by_kernels == [torch.bfloat16, torch.float32]
