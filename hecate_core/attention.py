@@ -1,7 +1,8 @@
 """Causal attention over a sliding window, with persistent tokens that stay visible; O(T w) work.
 
 Queries are cut into blocks of at least a window; a block sees the persistent tokens, the window - 1 keys before it
-and its own. State is the last window - 1 keys and values, so a text may be cut anywhere.
+and its own. State is the last window - 1 keys and values and which of them are of the present document, so a text may
+be cut anywhere.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from hecate_core.errors import CompositionError
 from hecate_core.records import State
-from hecate_core.shapes import Bool, Float, Tensor
+from hecate_core.shapes import Bool, Float, Int, Tensor
 
 BLOCK = 64  # queries per block where the window is smaller
 ROTARY_BASE = 10_000.0
@@ -38,14 +39,20 @@ class SlidingWindowAttention(nn.Module):
         self.persistent = nn.Parameter(torch.randn(persistent, width) * 0.02) if persistent else None
 
     def init_state(self, batch: int, dtype: torch.dtype | None = None, device: torch.device | None = None) -> State:
-        """Empty tails, `[B, H, window - 1, D / H]` each; their length is fixed, position says how much is real."""
+        """Empty tails, `[B, H, window - 1, D / H]` each, and `past_own` `[B, window - 1]`: 1 where it may be seen."""
         weight = self.project.weight
         shape = (batch, self._heads, self._window - 1, weight.shape[1] // self._heads)
         past_k, past_v = (weight.new_zeros(shape, dtype=dtype, device=device).detach() for _ in range(2))
-        return State(past_k=past_k, past_v=past_v)
+        past_own = torch.zeros(batch, self._window - 1, dtype=torch.int8, device=past_k.device)
+        return State(past_k=past_k, past_v=past_v, past_own=past_own)
 
-    def forward(self, x: Float[Tensor, "B T D"], state: State | None = None) -> tuple[Float[Tensor, "B T D"], State]:
-        """Attention for these tokens and the tails after them, in the tails' own dtype; None is a fresh state."""
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: State | None = None, starts: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """Attention for these tokens and the tails after them, in the tails' own dtype; None is a fresh state.
+
+        Where `starts` is True a new document begins, and nothing before it is seen but the persistent tokens.
+        """
         count = x.shape[1]
         state = self.init_state(x.shape[0]) if state is None else state
         if count == 0:
@@ -55,10 +62,12 @@ class SlidingWindowAttention(nn.Module):
         if self._rotary:
             q, k = _rotated(q, state.position), _rotated(k, state.position)
         keys, values = torch.cat((state.past_k.to(k.dtype), k), 2), torch.cat((state.past_v.to(v.dtype), v), 2)
-        seen = self._attend(q, raw, keys, values, state.position)
+        documents = _documents(state.past_own, count, starts)
+        seen = self._attend(q, raw, keys, values, documents)
         after = State(
             past_k=_tail(keys, count, state.past_k.dtype),
             past_v=_tail(values, count, state.past_v.dtype),
+            past_own=(documents[:, count:] == documents[:, -1:]).to(state.past_own.dtype),
             position=state.position + count,
         )
         return seen.transpose(1, 2).flatten(2), after
@@ -67,14 +76,17 @@ class SlidingWindowAttention(nn.Module):
         heads: Tensor = x.unflatten(-1, (self._heads, -1)).transpose(1, 2)
         return heads
 
-    def _attend(self, q: Tensor, raw: Tensor, keys: Tensor, values: Tensor, position: int) -> Float[Tensor, "B H T W"]:
+    def _attend(
+        self, q: Tensor, raw: Tensor, keys: Tensor, values: Tensor, documents: Int[Tensor, "B L"]
+    ) -> Float[Tensor, "B H T W"]:
         """Blocks of queries against the keys of one window before the block and its own."""
         count, size = q.shape[2], min(q.shape[2], max(self._window, BLOCK))
         blocks = -(-count // size)
         right = blocks * size - count
         k, v = (_spans(F.pad(one, (0, 0, 0, right)), blocks, size) for one in (keys, values))
         q = self._blocks(q, right, size)
-        allowed = _window_mask(blocks, size, self._window, position, q.device)
+        allowed = _window_mask(F.pad(documents, (0, right), mode="constant", value=-1), blocks, size, self._window)
+        allowed = allowed.repeat_interleave(self._heads, 0)
         if self.persistent is not None:
             _, fixed_k, fixed_v = (self._per_head(part) for part in self.project(self.persistent[None]).chunk(3, -1))
             shape = (q.shape[0] // self._heads, -1, -1, -1)
@@ -151,13 +163,19 @@ class _Rotation(torch.autograd.Function):
         return _turned(dy, cos, -sin), None, None
 
 
-def _window_mask(blocks: int, size: int, window: int, position: int, device: torch.device) -> Bool[Tensor, "N C L"]:
-    """Which of the window - 1 keys before a block and its own each query may see; one mask for all where it can be."""
-    query = torch.arange(size, device=device).view(-1, 1)
-    key = torch.arange(window - 1 + size, device=device).view(1, -1)
-    distance = query + window - 1 - key
-    inside = ((distance >= 0) & (distance < window)).unsqueeze(0)
-    if position >= window - 1:
-        return inside
-    first = position - (window - 1) + torch.arange(blocks, device=device).view(-1, 1, 1) * size
-    return inside & (first + key >= 0)  # slots of the tail that hold no token yet
+def _documents(past_own: Int[Tensor, "B P"], count: int, starts: Bool[Tensor, "B T"] | None) -> Int[Tensor, "B L"]:
+    """The document of every key, counted from the one that the call goes on with, which is 0; -1 is none of these."""
+    before = past_own.int() - 1
+    if starts is None:
+        return F.pad(before, (0, count))
+    return torch.cat((before, starts.cumsum(1, dtype=before.dtype)), 1)
+
+
+def _window_mask(documents: Int[Tensor, "B L"], blocks: int, size: int, window: int) -> Bool[Tensor, "B N C S"]:
+    """Which of the window - 1 keys before a block and of its own each query may see."""
+    query = torch.arange(size, device=documents.device).view(-1, 1)
+    distance = query + window - 1 - torch.arange(window - 1 + size, device=documents.device)
+    of_key = documents.unfold(1, window - 1 + size, size).unsqueeze(2)
+    of_query = documents[:, window - 1 :].unflatten(1, (blocks, size)).unsqueeze(3)
+    seen: Tensor = (distance >= 0) & (distance < window) & (of_key == of_query)
+    return seen

@@ -114,11 +114,13 @@ class Build:
         parameters = self.optimizer.parameters
         if self._opens_context():
             self.state = self.model.init_state(ids.shape[0])
-        self.reads.append(Read(ids, targets, self.state))
+        opens = self.config.data.documents and bool(chunk.opens.any())
+        starts = chunk.opens.to(self.device) if opens else None
+        self.reads.append(Read(ids, targets, self.state, starts))
         idle = self.model.unreached(self.state.position, ids.shape[1])
         tape = Tape() if self.config.run.wall else None
         with tape or nullcontext(), self._autocast():
-            logits, after = self.model(ids, self.state)
+            logits, after = self.model(ids, self.state, starts=starts)
             loss = next_token_loss(logits, targets)
         if tape is not None:
             found = tape.grad(loss, parameters, unused=idle & set(parameters))

@@ -21,7 +21,7 @@ from hecate_core.errors import CheckpointError
 from hecate_core.model import LanguageModel, next_token_loss
 from hecate_core.records import Record, State, positions_of, unflat
 from hecate_core.run_folder import Parts, load_module
-from hecate_core.shapes import Int, Tensor
+from hecate_core.shapes import Bool, Int, Tensor
 
 _BLOCK = re.compile(r"\bblocks?\.?(\d+)\.?")
 _LEVEL = re.compile(r"\blevels?\.?(\d+)\.?")
@@ -29,11 +29,12 @@ _LEVEL = re.compile(r"\blevels?\.?(\d+)\.?")
 
 @frozen
 class Read:
-    """One chunk as a step read it: ids and targets `[B, T]`, and the memory before them."""
+    """One chunk as a step read it: ids and targets `[B, T]`, the memory before them, and where documents begin."""
 
     ids: Int[Tensor, "B T"]
     targets: Int[Tensor, "B T"]
     state: State
+    starts: Bool[Tensor, "B T"] | None = None
 
 
 @frozen
@@ -91,7 +92,7 @@ def _in_the_forward(model: LanguageModel, read: Read, autocast: AbstractContextM
     handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
     try:
         with autocast:
-            logits, _ = model(read.ids, read.state)
+            logits, _ = model(read.ids, read.state, starts=read.starts)
             loss = next_token_loss(logits, read.targets)
     finally:
         for handle in handles:
@@ -120,6 +121,8 @@ def write_bundle(folder: Path, parts: Parts, meta: Mapping[str, Any], reads: Seq
     batch: dict[str, Tensor] = {}
     for number, read in enumerate(reads):
         batch |= {f"ids{number}": read.ids, f"targets{number}": read.targets}
+        if read.starts is not None:
+            batch[f"starts{number}"] = read.starts
     before = reads[0].state
     parts = {**parts, "memory": before.flat(), "batch": batch}
     try:
@@ -143,6 +146,7 @@ def reproduce(folder: Path | str) -> Place | None:
     batch, state = parts["batch"], unflat(parts["memory"], meta["positions"])
     reads = []
     for number in range(len(batch) // 2):  # every later chunk begins where the one before it ended
-        reads.append(Read(batch[f"ids{number}"], batch[f"targets{number}"], state))
-        state = model(reads[-1].ids, state)[1]
+        starts = batch.get(f"starts{number}")
+        reads.append(Read(batch[f"ids{number}"], batch[f"targets{number}"], state, starts))
+        state = model(reads[-1].ids, state, starts=starts)[1]
     return first_not_finite(model, reads)

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
+from attrs import frozen
 from torch import nn
 
 from hecate_core.attention import SlidingWindowAttention
@@ -12,7 +13,7 @@ from hecate_core.config.reference import Reference
 from hecate_core.differentiation import autodiff
 from hecate_core.errors import CompositionError
 from hecate_core.layer import LeveledMemory
-from hecate_core.protocols import Attention, Composition
+from hecate_core.protocols import Attention, Composition, Memory
 from hecate_core.records import State
 from hecate_core.registry import registry
 from hecate_core.shapes import Bool, Float, Tensor
@@ -49,12 +50,59 @@ class Mixer(nn.Module):
 
     @autodiff
     def forward(
-        self, x: Float[Tensor, "B T D"], state: State, write: Bool[Tensor, "B T"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        state: State,
+        write: Bool[Tensor, "B T"] | None = None,
+        starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
-        """One causal pass over the call's tokens."""
-        join = cast(Composition, self.join)
-        y, state = join(x, cast(LeveledMemory, self.memory), cast(Attention, self.attention), state, write)
+        """One causal pass over the call's tokens; a new document begins where `starts` is True.
+
+        Raises CompositionError for `starts` where the composition or its memory cannot begin anew inside a call.
+        """
+        join, memory, attention = cast(Composition, self.join), cast(Memory, self.memory), cast(Any, self.attention)
+        if starts is not None:
+            if hasattr(self.join, "init_state"):
+                raise CompositionError("document starts: the composition carries a state that they would not reach")
+            memory = _DocumentMemory(cast(LeveledMemory, self.memory), starts)
+            attention = _DocumentAttention(attention, starts)
+        y, state = join(x, memory, cast(Attention, attention), state, write)
         return self.project(y), state.replace(position=state.position + x.shape[1])
+
+
+@frozen
+class _DocumentMemory:
+    """A memory that begins anew at marked tokens of this call; a composition sees the same two verbs."""
+
+    memory: LeveledMemory
+    starts: Tensor
+
+    def absorb(self, x: Tensor, state: State, write: Tensor | None = None) -> tuple[Tensor, State]:
+        return self.memory.absorb(x, state, write, _whole(self.starts, x))
+
+    def recall(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        raise CompositionError("document starts: the composition recalls a memory from before the start")
+
+
+@frozen
+class _DocumentAttention:
+    """Attention that sees nothing from before a marked token of this call."""
+
+    attention: SlidingWindowAttention
+    starts: Tensor
+
+    def __call__(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        y, after = self.attention(x, state, _whole(self.starts, x))
+        return y, after
+
+
+def _whole(starts: Tensor, x: Tensor) -> Tensor:
+    if starts.shape != x.shape[:2]:
+        raise CompositionError(
+            f"document starts: {list(starts.shape)} marks for {list(x.shape[:2])} rows; "
+            "expected a composition that shows its parts the call's own tokens"
+        )
+    return starts
 
 
 def _made(composition: Any, width: int, attention: Mapping[str, Any]) -> Any:

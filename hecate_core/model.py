@@ -52,10 +52,14 @@ class Block(nn.Module):
         return self.mixer.init_state(batch)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], state: State, write: Bool[Tensor, "B T"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        state: State,
+        write: Bool[Tensor, "B T"] | None = None,
+        starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Both halves of the block over the call's tokens."""
-        y, state = self.mixer(self._normed(x), state, write)
+        y, state = self.mixer(self._normed(x), state, write, starts)
         return self._transform(x, y), state
 
     @autodiff
@@ -93,12 +97,20 @@ class LanguageModel(nn.Module):
         return State.of(blocks)
 
     def forward(
-        self, ids: Int[Tensor, "B T"], state: State, write: Bool[Tensor, "B T"] | None = None
+        self,
+        ids: Int[Tensor, "B T"],
+        state: State,
+        write: Bool[Tensor, "B T"] | None = None,
+        starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T V"], State]:
-        """Logits for the byte after each of these, and the state after them."""
+        """Logits for the byte after each of these, and the state after them.
+
+        A token where `starts` is True opens a document: nothing before it is seen, memory, window and convolution.
+        Raises CompositionError where a rule, strategy or composition cannot do that exactly.
+        """
         x, after = self._embed(ids), {}
         for i, block in enumerate(self.blocks):
-            x, after[f"block{i}"] = block(x, state[f"block{i}"], write)
+            x, after[f"block{i}"] = block(x, state[f"block{i}"], write, starts)
         return self._logits(x), State.of(after).replace(position=state.position + ids.shape[1])
 
     def unreached(self, position: int, count: int) -> set[str]:

@@ -23,6 +23,7 @@ class Data:
     batch: int = field(default=8, validator=at_least(1))  # rows that stream side by side
     length: int = field(default=256, validator=at_least(1))  # tokens per row and step
     context: int | None = field(default=None, validator=at_least(1))  # tokens until a fresh state; none: carry on
+    documents: bool = False  # whether a document that begins inside a row sees nothing from before it
 
 
 @frozen
