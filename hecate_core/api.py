@@ -38,6 +38,7 @@ from hecate_core.protocols import (
 from hecate_core.records import Params, State, Tokens
 from hecate_core.registry import registry
 from hecate_core.shapes import Bool, Float, Int, Tensor
+from hecate_core.strategies.frozen import Frozen
 from hecate_core.tasks import Sample, Task
 from hecate_core.weights import Shared, Weights
 
@@ -67,6 +68,7 @@ __all__ = [
     "Dot",
     "Factors",
     "Float",
+    "Frozen",
     "Gate",
     "GradientDescent",
     "HecateError",

@@ -141,10 +141,12 @@ class _Walk:
         return PerToken({name: link(grown.every(name)) for name in factors.updates})
 
     def end(self) -> State:
-        """The state after the last token."""
-        state = self._state.put(self._form.memory, State.of(memories(self._stored))).replace(anchor=self._anchor)
+        """The state after the last token, laid out as a saved one: strides decide how products are summed."""
+        plain = torch.Tensor.contiguous
+        memory, anchor = State.of(memories(self._stored)).map(plain), self._anchor.map(plain)
+        state = self._state.put(self._form.memory, memory).replace(anchor=anchor)
         if self._form.momentum is not None:
-            state = state.put(self._form.momentum, State.of(momenta(self._stored)))
+            state = state.put(self._form.momentum, State.of(momenta(self._stored)).map(plain))
         if self._seen is not None:
             state = state.replace(seen=State.of(self._seen))
         return state.replace(position=self._position)

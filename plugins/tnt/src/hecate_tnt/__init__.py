@@ -1,0 +1,1 @@
+"""Distribution hecate-tnt; what it registers stands in plugin.py."""
