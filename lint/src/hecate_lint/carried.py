@@ -3,7 +3,7 @@
 import ast
 
 from hecate_lint.facts import File, locals_of, split_words
-from hecate_lint.index import LOOPS, ancestors, class_of, function_of, own_nodes, parent, walk
+from hecate_lint.index import LOOPS, ancestors, class_of, function_of, own_nodes, parent, statement, walk
 from hecate_lint.vocabulary import INPUT, STATE
 
 _LAYERS = frozenset("layer layers block blocks module modules stage stages head heads net nets conv convs".split())
@@ -52,9 +52,17 @@ def carrier(file: File, operand: ast.expr | None, product: ast.AST) -> str:
 def is_state(name: str) -> bool:
     """Whether an identifier says that it holds state."""
     words = split_words(name)
-    if name in INPUT or "dict" in words or "dicts" in words:
+    if is_input(name) or {"dict", "dicts"} & set(words):
         return False
     return any(word in STATE and (len(word) > 2 or len(words) == 1) for word in words)
+
+
+def is_input(name: str) -> bool:
+    """Whether an identifier says that it holds what flows through layers; `hidden_state` does in transformers."""
+    words = set(split_words(name))
+    return (
+        name in INPUT or bool({"initial", "init"} & words) or ("hidden" in words and bool({"state", "states"} & words))
+    )
 
 
 def _argument(name: str, product: ast.AST) -> str:
@@ -64,7 +72,7 @@ def _argument(name: str, product: ast.AST) -> str:
     results = [n for n in own_nodes(function) if isinstance(n, (ast.Return, ast.Yield)) and n.value is not None]
     if not results:
         return ""
-    return "state" if is_state(name) else "" if name in INPUT else "argument"
+    return "state" if is_state(name) else "" if is_input(name) else "argument"
 
 
 def _kept_attribute(file: File, attribute: ast.Attribute, product: ast.AST) -> bool:
@@ -79,6 +87,36 @@ def _kept_attribute(file: File, attribute: ast.Attribute, product: ast.AST) -> b
             return True
     in_place = (parent(read) for read in entry.reads)
     return any(isinstance(p, ast.Attribute) and p.attr in ("copy_", "lerp_", "mul_", "add_") for p in in_place)
+
+
+def comes_back(operand: ast.expr | None, product: ast.AST) -> bool:
+    """Whether what the product makes is stored where its operand came from: `self.s = p * self.s + u`."""
+    start = root(operand)
+    if isinstance(start, ast.Name):
+        start = root(locals_of(product).value(start.id))
+    held = statement(product)
+    function = function_of(product)
+    if not isinstance(start, ast.Attribute) or held is None or function is None:
+        return False
+    made = {n.id for t in getattr(held, "targets", ()) for n in walk(t) if isinstance(n, ast.Name)}
+    for node in own_nodes(function):
+        if isinstance(node, (ast.Assign, ast.AugAssign)) and _stores(node, start.attr):
+            if node is held or any(isinstance(n, ast.Name) and n.id in made for n in walk(node.value)):
+                return True
+    return isinstance(held, ast.Expr) and _in_place(held.value, start.attr)
+
+
+def _stores(node: ast.Assign | ast.AugAssign, attribute: str) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    starts = [root(item) for target in targets for item in getattr(target, "elts", [target])]
+    return any(isinstance(start, ast.Attribute) and start.attr == attribute for start in starts)
+
+
+def _in_place(value: ast.expr, attribute: str) -> bool:
+    """`self.s.copy_(p * self.s + u)` and its like."""
+    start = root(value)
+    word = value.func.attr if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) else ""
+    return isinstance(start, ast.Attribute) and start.attr == attribute and word.endswith("_")
 
 
 def _loop_carried(name: str, product: ast.AST) -> bool:

@@ -45,6 +45,14 @@ class File:
         return bool(TESTS.search(self.path))
 
     @cached_property
+    def uses_torch(self) -> bool:
+        """Whether the file imports torch, or is a fragment that imports nothing."""
+        aliases = self.index.all(ast.alias)
+        above = [(parent(alias), alias) for alias in aliases]
+        homes = [(at.module or "") if isinstance(at, ast.ImportFrom) else alias.name for at, alias in above]
+        return not aliases or any(home.split(".")[0] == "torch" for home in homes)
+
+    @cached_property
     def is_script(self) -> bool:
         """Whether the path is that of a script, example, benchmark or tool."""
         if _SCRIPTS.search(self.path):

@@ -128,6 +128,8 @@ def _shared(file: File, target: ast.expr, write: Write, depth: int) -> Shared | 
     if isinstance(target, ast.Attribute):
         if target.attr == "grad":
             return None
+        if not _is_alias(target):
+            return None  # an attribute of what a call just made
         start = root(target)
         if isinstance(start, ast.Attribute):
             return _own_attribute(file, target, start, write)
@@ -172,7 +174,9 @@ def _own_attribute(file: File, target: ast.Attribute, start: ast.Attribute, writ
     here = [value for at, value in entry.writes if function_of(at) is function and _before(at, write.node)]
     if here and not any(_is_alias(value) for value in here):
         return None  # made in this very call: nobody else holds it yet
-    registered = [at for at, _ in entry.writes if isinstance(at, ast.Call)]
+    if any((file.names.callee(value) or "").startswith("numpy.") for value in values if isinstance(value, ast.Call)):
+        return None
+    registered = [at for at, _ in entry.writes if isinstance(at, ast.Call) and isinstance(at.func, ast.Attribute)]
     if registered or any(makes_tensor(file, value) for value in values):
         return Shared(f"`{shown}`, kept on self", "certain", "buffer")
     if not write.tensor or any(isinstance(value, (ast.Dict, ast.List, ast.Set, ast.DictComp)) for value in values):
@@ -184,6 +188,8 @@ def _foreign(file: File, target: ast.Attribute, start: ast.Name, write: Write, d
     """`module.weight`, `state.memory`: a tensor of an object that was handed in."""
     function = function_of(write.node)
     names = {arg.arg for arg in parameters(function.args)} if function is not None else set()
+    if _made_here(function, target, write.node):
+        return None
     if start.id in names and not _latest(function, start.id, write.node):
         if is_state(start.id) or is_state(target.attr) or target.attr in ("weight", "bias"):
             return Shared(f"`{ast.unparse(target)}` of an argument", "likely", "state")
@@ -219,9 +225,9 @@ def _argument(file: File, target: ast.Name, arg: ast.arg, function: Function, wr
         and any(word in note for word in ("ndarray", "dict", "Dict", "int", "float", "str"))
     ):
         return None
-    if is_state(target.id):
-        return Shared(f"`{target.id}`, state that was handed in", "likely", "state")
     returned = any(isinstance(n, ast.Return) and _returns(n, target.id) for n in own_nodes(function))
+    if is_state(target.id) and (returned or len(target.id) > 1):  # `m` may be a mask or a matrix
+        return Shared(f"`{target.id}`, state that was handed in", "likely", "state")
     if returned and write.tensor and write.how in METHODS:
         sure = "possible" if function.name.startswith("_") else "likely"
         return Shared(f"`{target.id}`, an argument that is returned after the write", sure, "argument")
@@ -299,10 +305,15 @@ def _made_here(function: Function | None, target: ast.expr, node: ast.AST) -> bo
 
 
 def _is_alias(value: ast.AST | None) -> bool:
-    """Whether an expression shares storage with what it names: names, attributes, items, views."""
-    if isinstance(value, ast.expr):
+    """Whether an expression shares storage with what it names: names, and attributes, items and views of names."""
+    while isinstance(value, ast.expr):
         value = _strip(value)
-    return isinstance(value, (ast.Name, ast.Attribute, ast.Subscript))
+        if isinstance(value, ast.Name):
+            return True
+        if not isinstance(value, (ast.Attribute, ast.Subscript)):
+            return False
+        value = value.value
+    return False
 
 
 def _mentions(value: ast.expr, name: str) -> bool:

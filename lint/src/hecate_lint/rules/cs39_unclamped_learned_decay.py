@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.bounds import Product, Range, products
-from hecate_lint.carried import carrier
+from hecate_lint.carried import carrier, comes_back
 from hecate_lint.facts import File, arguments, constant, split_words
 from hecate_lint.index import parent
 from hecate_lint.learnable import parameter_in
@@ -108,6 +108,29 @@ class M(nn.Module):
         torch.nn.utils.parametrize.register_parametrization(self, "decay", Unit())
     def forward(self, state, u):
         return self.decay * state + u
+# ---
+class LayerScale(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.lambda1 = nn.Parameter(torch.ones(d))
+        self.lambdas = nn.Parameter(torch.tensor([1.0, 0.0]))
+        self.beta = nn.Parameter(torch.tensor(0.5))
+    def scale(self, cell):
+        return cell * self.lambda1
+    def forward(self, hidden_state, initial_state, cross_hidden_states):
+        hidden_state = self.lambdas[0] * hidden_state + self.lambdas[1] * initial_state
+        return hidden_state * (1 - self.beta) + cross_hidden_states * self.beta
+# ---
+class Noisy(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.mu = nn.Parameter(torch.zeros(d))
+        self.sigma = nn.Parameter(torch.ones(d))
+        self.register_buffer("noise", torch.zeros(d))
+    def draw(self):
+        self.noise = torch.randn_like(self.noise)
+    def forward(self, x):
+        return x * (self.mu + self.sigma * self.noise)
 """
     INVALID = """
 class M(nn.Module):
@@ -190,6 +213,10 @@ class M(nn.Module):
         for read in reads:
             for product in products(file, read):
                 how = carrier(file, product.other, product.node) if product.other is not None else ""
+                if how in ("state", "argument") and not _recurs(product):
+                    how = ""
+                if how == "attribute" and not comes_back(product.other, product.node):
+                    how = "other" if strong else ""  # noise, statistics: read here, made elsewhere
                 sure = _confidence(strong, weak, how, product)
                 if sure == "certain" and product.range is Range.RAW:
                     return product, how, sure
@@ -219,7 +246,7 @@ def _confidence(strong: bool, weak: bool, how: str, product: Product) -> str:
     """Both signals: certain; one: likely; neither: nothing."""
     if strong:
         if how:
-            return "certain"
+            return "likely" if how == "other" else "certain"
         return "likely" if product.form in ("power", "lerp") else ""
     if weak:
         if how in ("loop", "attribute", "state"):
@@ -227,6 +254,15 @@ def _confidence(strong: bool, weak: bool, how: str, product: Product) -> str:
         return "likely" if how == "argument" and product.form == "complement" else ""
     recurrent = isinstance(parent(product.node), ast.BinOp) and product.form in ("times", "complement")
     return "likely" if how in ("loop", "attribute") and recurrent and product.range is Range.RAW else ""
+
+
+def _recurs(product: Product) -> bool:
+    """Whether something is added to the product or it gets a name; a layer scale is returned as it is."""
+    above = parent(product.node)
+    while isinstance(above, ast.expr) and not isinstance(above, (ast.Call, ast.BinOp)):
+        above = parent(above)
+    plain = not isinstance(product.node, ast.BinOp) or product.form in ("power", "lerp")
+    return plain or isinstance(above, (ast.BinOp, ast.Assign, ast.AnnAssign, ast.AugAssign))
 
 
 def _bounded_elsewhere(file: File, name: str) -> bool:

@@ -102,6 +102,33 @@ def run(model, batches, opt):
 def generate(model, x):
     grads = torch.autograd.grad(model(x).sum(), x)
     return grads
+# ---
+def _probe(model, x):
+    return model(x)
+HOOKS = [_probe]
+class Pipe(Pipeline):
+    def _forward(self, x):
+        return self.infer_rows(x)
+    def infer_rows(self, x):
+        return self.model(x)
+    def validation_pass(self, batch, batch_idx):
+        return self.model(batch)
+# ---
+def sample_loop(model, x):
+    def halves(*args, **kwargs):
+        return model(*args, **kwargs).chunk(2)
+    return halves(x)
+class Flow(Estimator):
+    def sample(self, condition):
+        return self.net(condition).rsample()
+# ---
+def infer(model, *args, **kwargs):
+    return model(*args, **kwargs)
+def predict(text, decoder=decode_words):
+    return decoder(text)
+def validate(self, network, x):
+    with eval_mode(network):
+        return network(x)
 """
     INVALID = """
 def validate(model, batches, loss_fn):
@@ -164,14 +191,17 @@ def adapt(w, xs):
 
     def _evaluations(self, file: File) -> Iterator[Hit]:
         """(a) a model that runs in a function which evaluates, under no switch at all."""
-        for function in file.index.functions:
-            if function.name in _LIGHTNING or not EVALUATION & set(split_words(function.name)):
+        for function in file.index.functions if file.uses_torch else ():
+            if _is_hook(function) or not EVALUATION & set(split_words(function.name)):
                 continue
             if _differentiates(function) or _switched_off(file, function) or _is_forward_path(file, function):
                 continue
-            call = next((n for n in walk(function) if isinstance(n, ast.Call) and _runs_model(n)), None)
+            call = next(
+                (n for n in walk(function) if isinstance(n, ast.Call) and _runs_model(n) and not _passes(function, n)),
+                None,
+            )
             if call is not None and not _callers_off(file, function):
-                sure = "likely" if _is_handed_a_model(function, call) else "possible"
+                sure = "likely" if _is_handed_a_model(function, call) and _is_entry(file, function) else "possible"
                 message = f"`{function.name}` runs `{ast.unparse(call.func)}` and records its graph"
                 yield Hit(call, message, sure, fixable=False)
 
@@ -305,6 +335,24 @@ def _runs_model(call: ast.Call) -> bool:
     return False
 
 
+def _passes(function: Function, call: ast.Call) -> bool:
+    """Whether a call hands on the function's own `*args` or `**kwargs`, or a default that is no model.
+
+    A wrapper that does so leaves the choice to its caller.
+    """
+    inner = function_of(call) or function
+    stars = {arg.arg for arg in (inner.args.vararg, inner.args.kwarg) if arg is not None}
+    given = [arg.value for arg in call.args if isinstance(arg, ast.Starred)]
+    given += [keyword.value for keyword in call.keywords if keyword.arg is None]
+    if any(isinstance(value, ast.Name) and value.id in stars for value in given):
+        return True
+    args = [*function.args.posonlyargs, *function.args.args]
+    late = args[len(args) - len(function.args.defaults) :]
+    defaults = dict(zip((arg.arg for arg in late), function.args.defaults, strict=True))
+    default = defaults.get(getattr(call.func, "id", ""))
+    return default is not None and not isinstance(default, ast.Constant)
+
+
 def _is_handed_a_model(function: Function, call: ast.Call) -> bool:
     text = dotted_text(call.func)
     names = {arg.arg for arg in parameters(function.args)}
@@ -318,6 +366,10 @@ def _switched_off(file: File, function: ast.AST) -> bool:
             word = node.attr if isinstance(node, ast.Attribute) else node.id
             if word in _OFF_WORDS or "no_grad" in word or "inference_mode" in word or file.names.resolve(node) in _OFF:
                 return True
+        elif isinstance(node, ast.withitem):  # `with eval_mode(model):`, a stranger's own switch
+            called = dotted_text(node.context_expr.func) if isinstance(node.context_expr, ast.Call) else ""
+            if {"eval", "evaluating", "evaluation", "inference"} & set(split_words(called.rsplit(".", 1)[-1])):
+                return True
     return False
 
 
@@ -330,7 +382,21 @@ def _callers_off(file: File, function: Function) -> bool:
             callers.append(call)
     outer = [function_of(call) for call in callers]
     known = [caller for caller in outer if caller is not None and caller is not function]
-    return bool(known) and all(_switched_off(file, caller) for caller in known)
+    return bool(known) and all(_is_hook(caller) or _switched_off(file, caller) for caller in known)
+
+
+def _is_hook(function: Function) -> bool:
+    """Whether a trainer calls this with gradients off: its name, or `batch_idx` among its parameters."""
+    return function.name in _LIGHTNING or any(arg.arg == "batch_idx" for arg in parameters(function.args))
+
+
+def _is_entry(file: File, function: Function) -> bool:
+    """Whether people call this: no part of a forward path, and if private, somebody here does call it."""
+    called = [call for node in file.index.word(function.name) if isinstance(call := parent(node), ast.Call)]
+    callers = [outer for call in called if call.func is not None and (outer := function_of(call)) is not None]
+    if any(caller.name in ("forward", "_forward", "__call__") for caller in callers):
+        return False
+    return not function.name.startswith("_") or bool(callers)
 
 
 def _under_no_grad(file: File, node: ast.AST) -> bool:
@@ -351,7 +417,10 @@ def _is_forward_path(file: File, function: Function) -> bool:
         "eval",
         "evaluate",
     }
-    return cls is not None and soft and (file.is_module_class(cls) or "loss" in words)
+    if cls is None or not soft:
+        return False
+    foreign = any(base not in ("builtins.object", "abc.ABC") and base not in file.classes for base in file.bases(cls))
+    return foreign or "loss" in words  # a base of another file may well be a module
 
 
 def _yields_graph(function: Function, call: ast.Call) -> bool:

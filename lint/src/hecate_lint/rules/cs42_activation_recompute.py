@@ -4,10 +4,11 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from hecate_lint.facts import File, arguments, constant
-from hecate_lint.index import FUNCTIONS, LOOPS, Function, class_of, parent, walk
+from hecate_lint.facts import File, arguments, constant, split_words
+from hecate_lint.index import FUNCTIONS, LOOPS, Function, function_of, parent, walk
 from hecate_lint.model import Hit
 from hecate_lint.rule import Rule
+from hecate_lint.syntax import last_word
 
 _CHECKPOINT = (
     "torch.utils.checkpoint.checkpoint",
@@ -25,6 +26,7 @@ _WRAPPERS = (_WRAPPER + "checkpoint_wrapper", _WRAPPER + "apply_activation_check
 _METHODS = ("gradient_checkpointing_enable", "_gradient_checkpointing_func", "set_gradient_checkpointing")
 _KEYWORDS = ("gradient_checkpointing", "activation_checkpoint", "activation_checkpointing", "remat")
 _RANDOM = ("dropout", "rand", "randn", "rand_like", "randn_like", "bernoulli", "multinomial", "normal", "Dropout")
+_RECKONS = frozenset({"count", "estimate", "flops", "predict", "report"})
 _KNOWN_KEYWORDS = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "context_fn", "early_stop")
 
 
@@ -71,8 +73,10 @@ checkpoint(model, "last.pt")
 class Model(nn.Module):
     def gradient_checkpointing_enable(self, kwargs=None):
         self.wanted = True
+        self.policy.gradient_checkpointing_enable(kwargs)
 # ---
 args = Arguments(gradient_checkpointing=False)
+flops = count_flops(model, gradient_checkpointing=True)
 # ---
 from torch.utils.checkpoint import checkpoint
 def save(checkpoint, state):
@@ -130,14 +134,15 @@ apply_activation_checkpointing(model, check_fn=is_block)  # <-
             if isinstance(node, ast.Attribute) and isinstance(above, ast.Call) and above.func is node:
                 if node.attr == "set_gradient_checkpointing" and any(constant(arg) is False for arg in above.args):
                     continue
-                if class_of(above) is not None and isinstance(node.value, ast.Call):
-                    continue  # super().gradient_checkpointing_enable() in a definition of it
+                function = function_of(above)
+                if function is not None and function.name == node.attr:
+                    continue  # a definition that hands on to a part or to super()
                 yield Hit(above, f"`{node.attr}` turns on recomputation of activations", "likely", fixable=False)
         yield from self._switches(file)
 
     def _switches(self, file: File) -> Iterator[Hit]:
         for keyword in file.index.all(ast.keyword):
-            if keyword.arg in _KEYWORDS and constant(keyword.value) is True:
+            if keyword.arg in _KEYWORDS and constant(keyword.value) is True and not _counts(parent(keyword)):
                 message = f"`{keyword.arg}=True` turns on recomputation of activations"
                 yield Hit(keyword, message, "likely", fixable=False)
         for node in file.index.all(ast.AnnAssign):
@@ -165,6 +170,11 @@ apply_activation_checkpointing(model, check_fn=is_block)  # <-
         if kept:
             kept[-1] = kept[-1].with_changes(comma=node.args[-1].comma)
         return node.with_changes(func=first.value, args=kept)
+
+
+def _counts(call: ast.AST | None) -> bool:
+    """Whether a call only reckons what recomputation would cost."""
+    return isinstance(call, ast.Call) and bool(_RECKONS & set(split_words(last_word(call))))
 
 
 def _droppable(call: ast.Call) -> bool:

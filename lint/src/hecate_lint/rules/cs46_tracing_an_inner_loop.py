@@ -51,6 +51,13 @@ class TracingAnInnerLoop(Rule):
     mend = "compile the pure pieces and leave the loop over tokens untraced"
 
     VALID = """
+class Op(torch.autograd.Function):
+    @staticmethod
+    @torch.compile
+    def forward(ctx, x):
+        return x.sign()
+loss = fused_loss(logits, labels, torch_compile=True)
+# ---
 @torch.compile
 def gelu_bias(y, b):
     return torch.nn.functional.gelu(y + b)
@@ -113,13 +120,13 @@ model.compile()  # <-
             if isinstance(above, ast.Call) and above.func is use:
                 yield from self._call(file, above, short)
             elif isinstance(above, FUNCTIONS) and use in above.decorator_list:
-                yield from self._decorated(above, use, short)
+                yield from self._decorated(file, above, use, short)
         for cls in file.index.all(ast.ClassDef):
             for base in cls.bases:
                 if file.names.resolve(base) == "torch.jit.ScriptModule":
                     yield Hit(base, f"`{cls.name}` is a ScriptModule: TorchScript traces all of it")
         for keyword in file.index.all(ast.keyword):
-            if keyword.arg in _FLAGS and constant(keyword.value) is True:
+            if keyword.arg in _FLAGS and constant(keyword.value) is True and _configures(parent(keyword)):
                 yield Hit(keyword, f"`{keyword.arg}=True` compiles the whole model", "likely")
         for node in file.index.word("compile"):
             above = parent(node)
@@ -130,7 +137,7 @@ model.compile()  # <-
     def _call(self, file: File, call: ast.Call, tracer: str) -> Iterator[Hit]:
         above = parent(call)
         if isinstance(above, FUNCTIONS) and call in above.decorator_list:
-            yield from self._decorated(above, call, tracer)
+            yield from self._decorated(file, above, call, tracer)
             return
         first = call.args[0] if call.args else None
         function = _function(file, first)
@@ -141,11 +148,11 @@ model.compile()  # <-
         elif first is not None and (_is_model(first) or _makes_model(file, first)):
             yield Hit(call, f"`{tracer}` over a whole model", "likely")
 
-    def _decorated(self, function: Function, decorator: ast.expr, tracer: str) -> Iterator[Hit]:
+    def _decorated(self, file: File, function: Function, decorator: ast.expr, tracer: str) -> Iterator[Hit]:
         reason = inner_loop(function)
         if reason:
             yield Hit(decorator, f"`{tracer}` over `{function.name}`, which {reason}", "certain", "warn")
-        elif class_of(function) is not None and function.name == "forward":
+        elif function.name == "forward" and (cls := class_of(function)) is not None and not _is_operation(file, cls):
             yield Hit(decorator, f"`{tracer}` over a module's forward", "likely")
 
     def pattern(self, m: Any, hit: Hit) -> Any:
@@ -189,3 +196,13 @@ def _makes_model(file: File, node: ast.AST) -> bool:
         return file.is_module_class(cls)
     words = split_words(name)
     return name[:1].isupper() and bool(words) and words[-1] in _MODELS
+
+
+def _configures(call: ast.AST | None) -> bool:
+    """Whether a call makes a record or a trainer: a class by its name, not a function that compiles a loss."""
+    return isinstance(call, ast.Call) and last_word(call).lstrip("_")[:1].isupper()
+
+
+def _is_operation(file: File, cls: ast.ClassDef) -> bool:
+    """Whether a class is an autograd function: its forward is one operation, and no module's."""
+    return file.is_subclass(cls, "torch.autograd.Function")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.facts import File
-from hecate_lint.index import Function, class_of, function_of, own_nodes, parent, walk
+from hecate_lint.index import Function, ancestors, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.model import Hit
 from hecate_lint.names import dotted_text
 from hecate_lint.pattern import Pattern
@@ -13,7 +13,7 @@ from hecate_lint.rule import Rule
 from hecate_lint.storage import Shared, Write, shared, writes
 
 _CONSTRUCTION = Pattern(
-    r"^_*(__init__|init|reset|initiali[sz]e|post_init|build|make|create|setup|register|setup_\w+)(_|$)|_init(_|$)|_init_weights|__setstate__|_apply$|_fill_|trunc_normal"
+    r"^_*(__init__|init|reset|initiali[sz]e|post_init|build|make|create|setup|register|setup_\w+)(_|$)|_init(_|$)|_init_weights|initiali[sz]er|__setstate__|__setitem__|^__i\w+__$|_apply$|_fill_|trunc_normal"
 )
 _LOADING = Pattern(r"load|restore|from_pretrained|import_|convert")
 _FORWARD = Pattern(
@@ -96,6 +96,41 @@ def count(state: dict, memory: int):
     state["n"] += 1
     memory += 1
     return memory
+# ---
+class Boxes:
+    def __init__(self, data):
+        self.valid = torch.zeros(4)
+    def __setitem__(self, key, value):
+        self.valid[..., key] = value
+    def __imul__(self, factor):
+        self.valid.mul_(factor)
+        return self
+# ---
+class Head(nn.Module):
+    def log_sum(self, u):
+        shift = self.logits.max(1, True).values
+        shift.data.clamp_(min=-1e4)
+        return (u - shift).logsumexp(0) + shift
+# ---
+import numpy as np
+import torch
+class Frames:
+    def __init__(self, width):
+        self.buffer = np.ones((4, width))
+        setattr(self, "options", dict(frozen={}))
+    def put(self, frame, name):
+        self.buffer[:, -1:] = frame
+        self.options["frozen"][name] = True
+# ---
+def tick(block_state, scheduler):
+    block_state.latents = scheduler.step(block_state.latents)[0].squeeze(0)
+    block_state.latents[:, 3:] = 0
+def border(m: torch.Tensor, width):
+    m[:, :width] = 0
+def get_initializer():
+    def constant(w):
+        w.weight.data = torch.ones_like(w.weight)
+    return constant
 """
     INVALID = """
 def write(self, k, v):
@@ -139,7 +174,7 @@ def swap(layer, state, new):
 """
 
     def nominate(self, file: File) -> Iterator[Hit]:
-        if not _uses_torch(file):
+        if not file.uses_torch:
             return
         for write in writes(file):
             function = function_of(write.node)
@@ -193,19 +228,6 @@ def _fixable(write: Write, function: Function | None) -> bool:
     return bool(in_all) and all(in_all)
 
 
-def _uses_torch(file: File) -> bool:
-    """Whether a file imports torch, or is a fragment that imports nothing."""
-    aliases = file.index.all(ast.alias)
-    if not aliases:
-        return True
-    for alias in aliases:
-        above = parent(alias)
-        module = (above.module or "") if isinstance(above, ast.ImportFrom) else alias.name
-        if module.split(".")[0] == "torch":
-            return True
-    return False
-
-
 def _is_excused(file: File, write: Write, function: Function | None) -> bool:
     cls = class_of(write.node)
     if cls is not None and _is_optimizer(file, cls):
@@ -232,9 +254,10 @@ def _only_from_constructor(file: File, function: Function, cls: ast.ClassDef) ->
     """Whether a private method is called in its class, and only from what constructs."""
     if not function.name.startswith("_"):
         return False
-    callers = [
-        method
-        for method in file.methods(cls).values()
-        if any(isinstance(n, ast.Call) and dotted_text(n.func) == f"self.{function.name}" for n in walk(method))
-    ]
+    methods = set(file.methods(cls).values())
+    callers = []
+    for node in file.index.word(function.name):
+        call = parent(node)
+        if isinstance(call, ast.Call) and call.func is node and dotted_text(node) == f"self.{function.name}":
+            callers += [at for at in ancestors(node) if at in methods]
     return bool(callers) and all(_CONSTRUCTION.search(caller.name) for caller in callers)

@@ -9,10 +9,13 @@ from hecate_lint.index import parent
 from hecate_lint.model import Hit
 from hecate_lint.pattern import Pattern
 from hecate_lint.rule import Rule
-from hecate_lint.syntax import last_word, words_in
+from hecate_lint.syntax import last_word, strings_in, words_in
 
 _PAD = Pattern(r"(^|_)(pad|eos|bos)(_|$|token|id)|^pad")
 _MAKERS = frozenset("full new_full full_like fill".split())
+_OTHER = frozenset(  # what is padded beside the ids, and is no input of the memory
+    "label labels type types box bbox mask masks position positions segment xpath tags subs entity attention".split()
+)
 _MEMORY = frozenset("memory recurrent titans mamba rwkv state lmm ssm".split())
 
 
@@ -52,6 +55,12 @@ line = ["-"] * 8 + cells
 shape = [1] * n + list(x.shape)
 # ---
 ids = F.pad(ids, (0, n), value=pad_id)
+# ---
+batch["labels"] = [tok.pad_token_label] * n + batch["labels"]
+batch["bbox"] = [pad_token] * n + batch["bbox"]
+# ---
+before = F.pad(ids[:, :-1], (1, 0), value=tok.pad_token_id)
+codes = F.pad(codes, (num_bos_tokens, 0), value=bos_id)
 """
     INVALID = """
 ids = [tok.pad_token_id] * (seq - len(prompt)) + prompt  # <-
@@ -71,7 +80,7 @@ batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="le
         sure_memory = bool({part for word in file.index.words for part in split_words(word)} & _MEMORY)
         severity = "error" if sure_memory and {"memory", "titans"} & file.index.words else None
         for node in file.index.all(ast.BinOp):
-            if isinstance(node.op, ast.Add) and _is_pads(node.left) and not _is_pads(node.right):
+            if isinstance(node.op, ast.Add) and _is_pads(node.left) and not _is_pads(node.right) and _are_ids(node):
                 yield Hit(node, "pad tokens are put before the ids", "likely", severity)
         for call in file.names.calls("torch.nn.functional.pad"):
             if _pads_left(call):
@@ -124,7 +133,17 @@ def _is_one(call: ast.Call) -> bool:
 
 
 def _says_pad(node: ast.AST) -> bool:
-    return any(_PAD.search(word) for word in words_in(node))
+    return any(_PAD.search(word) and not _OTHER & set(split_words(word)) for word in words_in(node))
+
+
+def _are_ids(node: ast.BinOp) -> bool:
+    """Whether nothing says that what stands behind the pads is a label, a mask or a box."""
+    said = words_in(node.right) | set(strings_in(node.right))
+    return not any(_OTHER & set(split_words(word)) for word in said)
+
+
+def _says_begin(value: ast.AST) -> bool:
+    return any("bos" in split_words(word) for word in words_in(value))
 
 
 def _is_pads(node: ast.AST) -> bool:
@@ -141,4 +160,6 @@ def _pads_left(call: ast.Call) -> bool:
     value = call.args[3] if len(call.args) > 3 else given.get("value")
     if not isinstance(widths, (ast.Tuple, ast.List)) or len(widths.elts) != 2 or value is None:
         return False
-    return constant(widths.elts[0]) != 0 and constant(widths.elts[1]) == 0 and _says_pad(value)
+    if _says_begin(value) and not any(isinstance(n, ast.Sub) for n in ast.walk(widths.elts[0])):
+        return False  # the tokens that start a text
+    return constant(widths.elts[0]) not in (0, 1) and constant(widths.elts[1]) == 0 and _says_pad(value)
