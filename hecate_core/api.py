@@ -3,7 +3,7 @@
 from hecate_core.algebra import outer, scaled, times, times_transposed
 from hecate_core.composed import ComposedRule
 from hecate_core.errors import CompositionError, HecateError, InputError, nearest
-from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused
+from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused, Sequenced
 from hecate_core.gates import MOMENTUM, RETAIN, WRITE, Gate
 from hecate_core.knobs.algorithms import GradientDescent, Momentum
 from hecate_core.knobs.biases import L2, Dot
@@ -16,6 +16,7 @@ from hecate_core.ops.affine import AffinePair, AffineTokens
 from hecate_core.ops.affine_column import ColumnPair, ColumnTokens
 from hecate_core.ops.decayed_linear import DecayedLinearPair, Decays, Reads
 from hecate_core.ops.operator import is_shaping
+from hecate_core.ops.sequence import SequencePair, sequence
 from hecate_core.optimizers.adamw import AdamW
 from hecate_core.optimizers.checks import at_least_zero, below_one
 from hecate_core.optimizers.leveled import LevelOptimizer
@@ -93,6 +94,8 @@ __all__ = [
     "RowDecay",
     "Sample",
     "ScalarDecay",
+    "SequencePair",
+    "Sequenced",
     "Shared",
     "State",
     "Strategy",
@@ -109,6 +112,7 @@ __all__ = [
     "outer",
     "registry",
     "scaled",
+    "sequence",
     "times",
     "times_transposed",
 ]

@@ -9,7 +9,7 @@ import pytest
 
 from hecate_core.composed import ComposedRule
 from hecate_core.composing import rule_of
-from hecate_core.forms import Affine, Linearised, Refused
+from hecate_core.forms import Affine, Linearised, Refused, Sequenced
 from hecate_core.gates import Gate
 from hecate_core.parameters import initial_params
 from hecate_core.protocols import MemoryRule
@@ -116,9 +116,10 @@ def test_contract_lists_the_strategies_that_serve_the_rule(name: str) -> None:
 @every_rule
 def test_contract_names_the_op_that_serves_the_rule(name: str) -> None:
     spec, rule = spec_of_rule(name)
-    form = rule.offers(Affine)
-    if not isinstance(form, Refused):
-        assert spec.contract["pair"] == form.op
+    for wanted in (Affine, Sequenced):
+        form: object = rule.offers(wanted)
+        if isinstance(form, wanted):
+            assert spec.contract["pair"] == form.op
 
 
 @every_rule

@@ -5,5 +5,10 @@ from hecate_core.hooks import hookimpl
 
 @hookimpl
 def hecate_components() -> list[tuple[str, str, str]]:
-    """The orthogonal state recurrence over unit slots."""
-    return [("rule", "lattice", "hecate_lattice.rule:Lattice")]
+    """The orthogonal state recurrence over unit slots, and what runs its op."""
+    return [
+        ("rule", "lattice", "hecate_lattice.rule:Lattice"),
+        ("pair", "lattice-reference", "hecate_lattice.op:Reference"),
+        ("pair", "lattice-host", "hecate_lattice.kernels:LatticeOnHost"),
+        ("pair", "lattice-nvrtc", "hecate_lattice.kernels:LatticeOnGpu"),
+    ]

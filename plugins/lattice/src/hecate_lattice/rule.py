@@ -21,16 +21,19 @@ from hecate_core.api import (
     Param,
     Params,
     Refused,
+    Sequenced,
     State,
     Tensor,
     Tokens,
     Weights,
     nearest,
     scaled,
+    sequence,
     times,
     times_transposed,
 )
 from hecate_lattice.losses import LOSSES
+from hecate_lattice.op import LatticeTokens
 
 
 def on_sphere(slots: Float[Tensor, "... V M"]) -> Float[Tensor, "... V M"]:
@@ -54,7 +57,7 @@ class Lattice:
     def __init__(self, *, variant: str = "decode", decay: bool = False) -> None:
         if variant not in LOSSES:
             raise CompositionError(f'lattice: variant = "{variant}"{nearest(variant, LOSSES)}')
-        self._loss = LOSSES[variant]
+        self._variant, self._loss = variant, LOSSES[variant]
         self._decays = decay
         self.gates: Mapping[str, Gate] = {"write": WRITE, **({"retain": RETAIN.narrowed(low=0.5)} if decay else {})}
         self.params: Mapping[str, Param] = {"slots": Param("H V M", start=1.0)}
@@ -79,10 +82,22 @@ class Lattice:
         return q @ on_sphere(state.memory.slots).mT
 
     def offers(self, form: type) -> Any:
-        """`Linearised` with a decay per slot; no `Affine`, the sphere stands in the way."""
+        """Its step as the op `lattice`; `Linearised` with a decay per slot; no `Affine`, the sphere is in the way."""
+        if form is Sequenced:
+            return Sequenced("lattice", self._sequence)
         if form is Affine:
             return Refused("retention: slots return to the sphere after every token")
         return Linearised(self._factors, _read, memory="memory", axis="column", project=on_sphere)
+
+    def _sequence(
+        self, pair: Any, params: Params, state: State, tokens: Tokens, write: Tensor | None
+    ) -> tuple[Float[Tensor, "B H T V"], State]:
+        """All tokens of a call by one op: Eq. 1 to 5, and the section Gradient (VJP)."""
+        due = None if write is None else write.unsqueeze(1).expand_as(tokens.write)
+        retain = tokens.retain if self._decays else None
+        given = LatticeTokens(tokens.q, tokens.k, tokens.v, tokens.write, retain, due)
+        y, slots = sequence(pair, given, state.memory.slots, self._variant)
+        return y, state.put("memory.slots", slots).replace(position=state.position + tokens.q.shape[2])
 
     def _factors(self, params: Params, anchor: State, tokens: Tokens) -> Factors:
         """Code, direction and what a slot already has of it, at the anchor: a gate per slot and token. Eq. 6."""

@@ -1,0 +1,69 @@
+"""How a memory of slots is spread over a block: the sizes that hecate/slots.cuh is specialised by."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from hecate_core.api import InputError
+
+MOST_FLOATS = 64  # of the memory in a thread's registers; the backward holds it and its gradient
+CHUNK = 32  # tokens staged at once, and between two stored states
+
+
+class Slots(NamedTuple):
+    """A memory of `number` slots of `width` entries; a warp owns `per_warp` of them."""
+
+    number: int
+    width: int
+    per_warp: int
+    warps: int
+    chunk: int
+
+    @classmethod
+    def of(cls, op: str, number: int, width: int, length: int) -> "Slots":
+        """The spread for a call of `length` tokens; InputError where the registers of a block do not hold it."""
+        whole = 1 << (number - 1).bit_length()
+        per_warp = min(whole, max(4, whole // 8))
+        if per_warp > 4 and per_warp * -(-width // 32) > MOST_FLOATS:
+            per_warp //= 2  # sixteen warps
+        made = cls(number, width, per_warp, whole // per_warp, 1 if length == 1 else CHUNK)
+        if per_warp > 32 or made.per_warp * made.deep > MOST_FLOATS:
+            raise InputError(
+                f'op "{op}": {number} slots of {width} entries; its kernels hold up to 128 x 128 or 256 x 64, '
+                'or use backend = "reference"'
+            )
+        return made
+
+    @property
+    def threads(self) -> int:
+        """Of one block."""
+        return 32 * self.warps
+
+    @property
+    def deep(self) -> int:
+        """Entries of a slot per lane."""
+        return -(-self.width // 32)
+
+    @property
+    def wide(self) -> int:
+        """Entries of a slot, filled up to whole warps."""
+        return 32 * self.deep
+
+    @property
+    def held(self) -> int:
+        """Floats of the memory as threads hold it."""
+        return self.per_warp * self.deep * self.threads
+
+    def constants(self) -> dict[str, int]:
+        """The compile-time constants of hecate/slots.cuh."""
+        return {
+            "SLOTS": self.number,
+            "WIDTH": self.width,
+            "PER_WARP": self.per_warp,
+            "THREADS": self.threads,
+            "CHUNK": self.chunk,
+        }
+
+
+def carved_slots(floats: Iterable[int]) -> int:
+    """Bytes of dynamic shared memory for so many floats each; pieces are rounded up to 128."""
+    return sum(-(-count * 4 // 128) * 128 for count in floats)
