@@ -117,7 +117,7 @@ def test_contract_lists_the_strategies_that_serve_the_rule(name: str) -> None:
 def test_contract_names_the_op_that_serves_the_rule(name: str) -> None:
     spec, rule = spec_of_rule(name)
     for wanted in (Affine, Sequenced):
-        form: object = rule.offers(wanted)
+        form: object = rule.offers(wanted)  # type: ignore[type-var]
         if isinstance(form, wanted):
             assert spec.contract["pair"] == form.op
 
