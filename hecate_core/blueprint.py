@@ -8,6 +8,7 @@ import torch
 from attrs import asdict
 
 from hecate_core.config import Config, load_config, make_config, schema
+from hecate_core.levels import ChainLevel, LevelSpec
 from hecate_core.model import LanguageModel
 
 
@@ -32,11 +33,11 @@ def compose(config: Config | Mapping[str, Any] | str | Path) -> LanguageModel:
             vocab=model.vocab,
             width=model.width,
             depth=model.depth,
+            channels=_channels(model),
             block={
                 "heads": model.heads,
                 "norm": model.norm,
                 "residual": model.residual,
-                "channel": model.channel,
                 "expansion": model.expansion,
                 "mixer": {
                     "composition": model.composition,
@@ -46,6 +47,28 @@ def compose(config: Config | Mapping[str, Any] | str | Path) -> LanguageModel:
             },
         )
     return made
+
+
+def levels_in(config: Config) -> list[LevelSpec] | None:
+    """Every level that an optimizer of this config knows: those of the memory, then those of the chain."""
+    memory, model = config.model.memory, config.model
+    found = [] if memory is None else [LevelSpec(**asdict(level)) for level in memory.levels]
+    if model.channel == "cms":
+        found += [ChainLevel(**asdict(level)) for level in model.cms.levels]
+    return found or None
+
+
+def _channels(model: schema.Model) -> list[str | dict[str, Any]]:
+    """The channel of every block: a chain where it is asked for, elsewhere one MLP or none."""
+    if model.channel != "cms":
+        return [model.channel] * model.depth
+    chain = {
+        **{name: getattr(model.cms, name) for name in ("deployment", "aggregate", "skip", "grain")},
+        "levels": [asdict(level) for level in model.cms.levels],
+        "first": 0 if model.memory is None else len(model.memory.levels),
+    }
+    chosen = range(model.depth) if model.cms.blocks is None else model.cms.blocks
+    return [chain if index in chosen else "swiglu" for index in range(model.depth)]
 
 
 def memory_options(memory: schema.Memory) -> dict[str, Any]:

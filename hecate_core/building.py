@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import asdict
 
-from hecate_core.blueprint import compose, config_of
+from hecate_core.blueprint import compose, config_of, levels_in
 from hecate_core.config import Config, config_digest, config_plain
 from hecate_core.corpus import Corpus, open_corpus
 from hecate_core.differentiation import Tape, cut
@@ -23,6 +22,7 @@ from hecate_core.evaluation import bits_per_byte, refuse_small_vocab, task_score
 from hecate_core.generators import Generators
 from hecate_core.levels import Conductor
 from hecate_core.model import LanguageModel, next_token_loss
+from hecate_core.observing import learned, refuse_clocks_inside, with_leaves
 from hecate_core.optimizers import LevelOptimizer
 from hecate_core.records import State, positions_of, unflat
 from hecate_core.registry import registry
@@ -59,13 +59,14 @@ class Build:
             self.stream = ContextStream(
                 self.corpus.train, batch=data.batch, chunk_tokens=data.length, documents=self.corpus.documents
             )
+        length = data.length if self.task is None else self.task.tokens
+        refuse_clocks_inside(self.model, length, documents=data.documents)
         self.state: State = self.model.init_state(data.batch)
         self.is_whole = True  # between two steps: only then is there something to save
         self.reads: list[Read] = []  # what the present step has read so far
 
     def _choose_optimizer(self) -> None:
-        memory = self.config.model.memory
-        levels = None if memory is None else [asdict(level) for level in memory.levels]
+        levels = levels_in(self.config)
         self.conductor = Conductor(levels)
         self.optimizer: LevelOptimizer = registry().create(
             "optimizer",
@@ -119,18 +120,22 @@ class Build:
         self.reads.append(Read(ids, targets, self.state, starts))
         idle = self.model.unreached(self.state.position, ids.shape[1])
         tape = Tape() if self.config.run.wall else None
+        state, leaves = with_leaves(self.state)
         with tape or nullcontext(), self._autocast():
-            logits, after = self.model(ids, self.state, starts=starts)
+            logits, after = self.model(ids, state, starts=starts)
             loss = next_token_loss(logits, targets)
+        wanted = {**parameters, **leaves}
         if tape is not None:
-            found = tape.grad(loss, parameters, unused=idle & set(parameters))
+            found = tape.grad(loss, wanted, unused=idle & set(parameters))
         else:
-            grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            found = dict(zip(parameters, grads, strict=True))
+            grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+            found = dict(zip(wanted, grads, strict=True))
+        whole = {name: torch.zeros_like(wanted[name]) if grad is None else grad for name, grad in found.items()}
         self.state = after.map(cut)
-        return float(loss.detach()), {
-            name: torch.zeros_like(parameters[name]) if grad is None else grad for name, grad in found.items()
-        }
+        if leaves:
+            seen = {path: whole.pop(path) for path in leaves}
+            self.state = learned(self.model, self.state, seen, int((targets >= 0).sum()), ids.shape[1])
+        return float(loss.detach()), whole
 
     def _opens_context(self) -> bool:
         """Whether the next chunk begins with a fresh state: `data.context` tokens have gone by."""

@@ -1,6 +1,6 @@
 """The channel half of a block: a gated MLP on every token by itself."""
 
-from typing import cast
+from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import nn
@@ -23,7 +23,16 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The same map for every token; no state."""
-        gate, value = self.up(x).chunk(2, -1)
-        return cast(Tensor, self.down(F.silu(gate) * value))
+    def forward(self, x: Float[Tensor, "B T D"], change: Mapping[str, Tensor] | None = None) -> Float[Tensor, "B T D"]:
+        """The same map for every token; no state.
+
+        `change` adds to both weights, row by row of the batch: "up" `[B, 2F, D]` and "down" `[B, D, F]`. A change of
+        zeros leaves every bit as it is.
+        """
+        gate, value = _applied(self.up, x, change, "up").chunk(2, -1)
+        return _applied(self.down, F.silu(gate) * value, change, "down")
+
+
+def _applied(layer: nn.Linear, x: Tensor, change: Mapping[str, Tensor] | None, name: str) -> Tensor:
+    y: Tensor = layer(x)
+    return y if change is None else y + x @ change[name].to(x.dtype).mT

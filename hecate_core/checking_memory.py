@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import torch
 
-from hecate_core.blueprint import compose
+from hecate_core.blueprint import compose, levels_in
 from hecate_core.config import Config
 from hecate_core.errors import HecateError
 from hecate_core.model import LanguageModel, next_token_loss
@@ -67,8 +67,7 @@ def _rows(config: Config, model: LanguageModel, state: State) -> Iterator[Estima
 
 
 def _optimizer(config: Config, model: LanguageModel) -> int:
-    levels = None if config.model.memory is None else [attrs.asdict(level) for level in config.model.memory.levels]
-    made = registry().create("optimizer", config.optimizer, named_parameters=model, levels=levels)
+    made = registry().create("optimizer", config.optimizer, named_parameters=model, levels=levels_in(config))
     return sum(_size(one) for slot in made.state.values() for one in slot.values())
 
 

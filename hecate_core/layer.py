@@ -9,7 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from hecate_core.aggregation import Aggregation
 from hecate_core.differentiation import autodiff
+from hecate_core.errors import CompositionError
+from hecate_core.frequency import FrequencyGate, Grain, judged
 from hecate_core.front import Front
 from hecate_core.gate_head import GateHead
 from hecate_core.gates import narrowed_gates
@@ -46,11 +49,16 @@ class LevelMemory(nn.Module):
         self.asking = asking
         self.gates = GateHead(width, narrowed_gates(rule.gates, spec.gates, f"levels[{index}]"), widths)
         self.params = RuleParams(rule, widths)
+        if spec.frequency == "learned" and index == 0:
+            raise CompositionError('levels[0].frequency = "learned": the fastest level always writes; expected "fixed"')
+        self.frequency = FrequencyGate(width, grain) if spec.frequency == "learned" else None
 
     def init_state(self, batch: int) -> State:
         """Front tails and the rule's first memory for every row."""
         rule = self._strategy.init_state(self._rule, self.params.record(), batch)
         state = State(front=self.front.init_state(batch), rule=rule)
+        if self.frequency is not None:
+            state = state.replace(frequency=self.frequency.init_state(batch))
         return state if self.asking is None else state.replace(asking=self.asking.init_state(batch))
 
     def unreached(self, position: int, count: int) -> set[str]:
@@ -64,6 +72,8 @@ class LevelMemory(nn.Module):
         names = {f"params.{name}" for name, _ in self.params.named_parameters()} if position else set()
         if not any(due for _, _, due in due_runs(position, count, self._spec.write_period, self._grain)):
             names |= {f"gates.{name}" for name, _ in self.gates.named_parameters()}
+        if self.frequency is not None:  # a decision that nothing is due under, or an earlier call's, is not reached
+            names |= {f"frequency.{name}" for name, _ in self.frequency.named_parameters()}
         return names
 
     def recall(self, x: Float[Tensor, "B T D"], state: State) -> tuple[Float[Tensor, "B T D"], State]:
@@ -89,9 +99,16 @@ class LevelMemory(nn.Module):
         if not self._writes:
             write = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         inputs, front = self.front(x, state.front, starts)
-        gates = self.gates(x)
+        gates, grains = self.gates(x), list[Grain]()
+        if self.frequency is not None:
+            if starts is not None:
+                raise CompositionError(
+                    "document starts: a learned frequency decides by the grain before, over the start"
+                )
+            grains, decided = self.frequency(x, state.frequency)
+            state = state.replace(frequency=decided)
         with full_precision(x.device):  # the memory has no digits to lose
-            y, rule = self._spread(inputs, gates, state.rule, state.position, write, starts)
+            y, rule = self._spread(inputs, gates, state.rule, state.position, write, starts, grains)
         return y, state.replace(front=front, rule=rule, position=state.position + x.shape[1])
 
     @autodiff
@@ -103,6 +120,7 @@ class LevelMemory(nn.Module):
         position: int,
         write: Tensor | None,
         starts: Tensor | None = None,
+        grains: Sequence[Grain] = (),
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """The strategy over due runs, plain reads over resting ones, in stream order."""
         rule, params = self._rule, self.params.record()
@@ -117,7 +135,10 @@ class LevelMemory(nn.Module):
         for end in (*resets, count):
             for start, stop, due in due_runs(position + begin, end - begin, period, self._grain):
                 run = tokens.map(lambda one, a=begin + start, b=begin + stop: one[:, :, a:b])  # type: ignore[misc]
-                if due:
+                if due and grains:
+                    inside = [one for one in grains if begin + start < one.end and one.begin < begin + stop]
+                    y, state = self._decided(run, state, write, inside, begin + start)
+                elif due:
                     mask = None if write is None else write[:, begin + start : begin + stop]
                     y, state = self._strategy(rule, params, run, state, mask)
                 elif starts is not None:  # a document may start while the level rests
@@ -132,18 +153,43 @@ class LevelMemory(nn.Module):
         y = torch.cat(reads, 2) if reads else self._rule.read(params, state, tokens.q)
         return y.transpose(1, 2).flatten(2).to(inputs.q.dtype), state
 
+    def _decided(
+        self, run: Tokens, state: State, write: Tensor | None, grains: Sequence[Grain], first: int
+    ) -> tuple[Float[Tensor, "B H T V"], State]:
+        """A due run from token `first` of the call, written in a row's open grains and read in the others.
+
+        A decision is judged by what writing changes in its own grain's reads; where rows rest, that is found by a
+        second pass whose memory is dropped.
+        """
+        params, rule, reads = self.params.record(), self._rule, list[Tensor]()
+        count = run.q.shape[2]
+        for grain in grains:
+            begin, end = max(grain.begin - first, 0), min(grain.end - first, count)
+            piece = run.map(lambda one, a=begin, b=end: one[:, :, a:b])  # type: ignore[misc]
+            allowed = None if write is None else write[:, first + begin : first + end]
+            opened = grain.is_open.unsqueeze(1).expand(-1, end - begin)
+            mask = opened if allowed is None else opened & allowed
+            y, after = self._strategy(rule, params, piece, state, mask)
+            if grain.decided:
+                rested = rule.read(params, state, widened(piece.q))
+                written, _ = self._strategy(rule, params, piece, state, allowed)
+                y = judged(y, grain.wants, written - rested)
+            reads.append(y)
+            state = after
+        return torch.cat(reads, 2), state
+
 
 class LeveledMemory(nn.Module):
     """What a composition holds as its memory: all levels, their reads added up.
 
-    `aggregate` is "sum" or "invsqrt": the latter divides by sqrt(L) beyond two levels, which keeps the variance
-    of uncorrelated reads. Source: architecture of continuum memory, [2512.24695] Sec. 7.1.
+    `aggregate` is "sum", "invsqrt" or "softmax" (`Aggregation`).
+    Source: architecture of continuum memory, [2512.24695] Sec. 7.1.
     """
 
     def __init__(self, levels: Sequence[LevelMemory], *, aggregate: str = "invsqrt") -> None:
         super().__init__()
         self.levels = nn.ModuleList(levels)
-        self._scale = len(levels) ** -0.5 if aggregate == "invsqrt" and len(levels) > 2 else 1.0
+        self.aggregate = Aggregation(aggregate, len(levels))
 
     def init_state(self, batch: int) -> State:
         """Every level's first state."""
@@ -176,10 +222,8 @@ class LeveledMemory(nn.Module):
 
     @autodiff
     def _sum(self, reads: list[Tensor]) -> Tensor:
-        total = reads[0]
-        for read in reads[1:]:
-            total = total + read
-        return total if self._scale == 1.0 else total * self._scale
+        total: Tensor = self.aggregate(reads)
+        return total
 
     def _level(self, index: int) -> LevelMemory:
         level = self.levels[index]

@@ -5,13 +5,14 @@ fastest by convention; every level reads every token.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, TypeVar, cast
 
 from attrs import Attribute, asdict, field, fields, frozen
 
 from hecate_core.errors import CheckpointError, InputError, nearest
 
 Reduce = Literal["sum", "mean"]
+Frequency = Literal["fixed", "learned"]
 
 
 def _at_least(bound: int) -> Any:
@@ -24,9 +25,14 @@ def _at_least(bound: int) -> Any:
     return check
 
 
-def _known_reduction(_: object, attribute: "Attribute[str]", value: object) -> None:
-    if value not in ("sum", "mean"):
-        raise InputError(f'level.{attribute.name} = {value!r}; expected "sum" or "mean"')
+def _one_of(*known: str) -> Any:
+    """An attrs validator: one of two words."""
+
+    def check(_: object, attribute: "Attribute[str]", value: object) -> None:
+        if value not in known:
+            raise InputError(f'level.{attribute.name} = {value!r}; expected "{known[0]}" or "{known[1]}"')
+
+    return check
 
 
 def _positive(_: object, attribute: "Attribute[float]", value: object) -> None:
@@ -43,7 +49,8 @@ class LevelSpec:
     * `reset_period`  - in grains of tokens, >= 0; 0 never resets;
     * `reduce`        - what happens to the gradients of resting steps: "sum" or "mean";
     * `lr_scale`      - factor on the learning rate of the level's own parameters, >= 0;
-    * `gates`         - per gate what the level narrows: {"write": {"high": 0.4, "init": 0.01}}.
+    * `gates`         - per gate what the level narrows: {"write": {"high": 0.4, "init": 0.01}};
+    * `frequency`     - "fixed" writes whenever due, "learned" if what was read a grain ago also says so.
 
     Raises InputError for anything else. Source: Nested Learning, arXiv 2512.24695, Eq. 71-72.
     """
@@ -51,36 +58,50 @@ class LevelSpec:
     write_period: int = field(default=1, validator=_at_least(1))
     update_period: int = field(default=1, validator=_at_least(1))
     reset_period: int = field(default=0, validator=_at_least(0))
-    reduce: Reduce = field(default="sum", validator=_known_reduction)
+    reduce: Reduce = field(default="sum", validator=_one_of("sum", "mean"))
     lr_scale: float = field(default=1.0, validator=_positive)
     gates: Mapping[str, Mapping[str, float]] = field(factory=dict)
+    frequency: Frequency = field(default="fixed", validator=_one_of("fixed", "learned"))
 
 
-def levels_of(spec: object = None) -> tuple[LevelSpec, ...]:
-    """Level specs from the shorthand: periods, mappings or LevelSpecs, in one list.
+@frozen
+class ChainLevel(LevelSpec):
+    """One level of a chain of MLPs: `rate` > 0 lets its weights learn while reading, every `write_period` grains.
+
+    The other fields mean what they mean for a memory; `reduce` is for both clocks. Source: [2512.24695] Eq. 70-74.
+    """
+
+    rate: float = field(default=0.0, validator=_positive)
+
+
+SpecT = TypeVar("SpecT", bound=LevelSpec)
+
+
+def levels_of(spec: object = None, kind: type[SpecT] = LevelSpec) -> tuple[SpecT, ...]:  # type: ignore[assignment]
+    """Level specs from the shorthand: periods, mappings or specs of `kind`, in one list.
 
     An integer is the write and the update period; None is one level of period 1. Raises InputError
     that names `levels[i]`.
     """
     if spec is None:
-        return (LevelSpec(),)
+        return (kind(),)
     if isinstance(spec, (str, bytes, Mapping)) or not isinstance(spec, Sequence):
         raise InputError(f"levels = {spec!r}; expected a list of periods or of level specs")
     if not spec:
         raise InputError("levels = []; expected at least one level")
-    return tuple(_level(index, item) for index, item in enumerate(cast("Sequence[object]", spec)))
+    return tuple(_level(index, item, kind) for index, item in enumerate(cast("Sequence[object]", spec)))
 
 
-def _level(index: int, item: object) -> LevelSpec:
-    if isinstance(item, LevelSpec):
+def _level(index: int, item: object, kind: type[SpecT]) -> SpecT:
+    if isinstance(item, kind):
         return item
     given: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {"write_period": item, "update_period": item}
-    known = [attribute.name for attribute in fields(LevelSpec)]
+    known = [attribute.name for attribute in fields(kind)]
     for key in given:
         if key not in known:
             raise InputError(f'levels[{index}]: unknown key "{key}"{nearest(str(key), known)}')
     try:
-        return LevelSpec(**given)
+        return kind(**given)
     except InputError as error:
         text = str(error).removeprefix("level.")
         place = f"levels[{index}]" if not isinstance(item, Mapping) else f"levels[{index}].{text.split(' ', 1)[0]}"
@@ -129,6 +150,16 @@ def reset_offsets(position: int, length: int, period: int, grain: int) -> list[i
     return list(range(first, length, cycle))
 
 
+def strikes(position: int, length: int, period: int, grain: int) -> list[int]:
+    """Counts of tokens, 1 to `length`, after which a clock of `period` grains strikes; period 0: never.
+
+    It strikes whenever `t % (period * grain) == 0` tokens of the stream have been read, t > 0.
+    """
+    if period == 0:
+        return []
+    return [offset for offset in reset_offsets(position, length + 1, period, grain) if offset > 0]
+
+
 @frozen
 class Pulse:
     """What one optimizer step may touch; the same on every rank and never changed afterwards.
@@ -148,7 +179,7 @@ class Conductor:
     """
 
     def __init__(self, levels: object = None, step: int = 0) -> None:
-        self.levels = levels_of(levels)
+        self.levels: tuple[LevelSpec, ...] = levels_of(levels)
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise InputError(f"conductor.step = {step!r}; expected an integer >= 0")
         self.step = step

@@ -1,6 +1,6 @@
 """A byte-level language model of memory blocks: embedding, blocks, norm, head; state in, state out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hecate_core.channel import SwiGLU
+from hecate_core.cms import CMS
 from hecate_core.differentiation import autodiff
 from hecate_core.errors import InputError
 from hecate_core.layer import LevelMemory
@@ -26,6 +27,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + channel(norm(x)); `residual=False` drops both skips.
 
+    `channel` is "swiglu", "none", or a table of options for a chain of MLPs at paces of their own (`CMS`).
     Source: [2501.00663] Sec. 4.4; pre-norm is our choice.
     """
 
@@ -38,18 +40,19 @@ class Block(nn.Module):
         norm: str = "rms",
         residual: bool = True,
         expansion: float = 8 / 3,
-        channel: str = "swiglu",
+        channel: str | Mapping[str, Any] = "swiglu",
     ) -> None:
         super().__init__()
         self._residual = residual
         self.mixer_norm = NORMS[norm](width)
         self.mixer = Mixer(width, heads, **mixer)
         self.channel_norm = NORMS[norm](width) if channel != "none" else None
-        self.channel = SwiGLU(width, expansion) if channel != "none" else None
+        self.channel = _channel(width, expansion, channel)
 
     def init_state(self, batch: int) -> State:
-        """The mixer's first state; the channel has none."""
-        return self.mixer.init_state(batch)
+        """The mixer's first state, and that of a chain under `channel`."""
+        state = self.mixer.init_state(batch)
+        return state.replace(channel=self.channel.init_state(batch)) if isinstance(self.channel, CMS) else state
 
     def forward(
         self,
@@ -59,34 +62,56 @@ class Block(nn.Module):
         starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Both halves of the block over the call's tokens."""
-        y, state = self.mixer(self._normed(x), state, write, starts)
-        return self._transform(x, y), state
+        y, after = self.mixer(self._normed(x), state.without("channel"), write, starts)
+        x, channel = self._transform(x, y, state.get("channel"), starts)
+        return x, after if channel is None else after.replace(channel=channel)
 
     @autodiff
     def _normed(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.mixer_norm(x))
 
     @autodiff
-    def _transform(self, x: Tensor, y: Tensor) -> Tensor:
+    def _transform(
+        self, x: Tensor, y: Tensor, state: State | None, starts: Tensor | None
+    ) -> tuple[Tensor, State | None]:
         x = x + y if self._residual else y
         if self.channel is None or self.channel_norm is None:
-            return x
-        y = self.channel(self.channel_norm(x))
-        return x + y if self._residual else y
+            return x, state
+        if isinstance(self.channel, CMS):
+            assert state is not None
+            y, state = self.channel(self.channel_norm(x), state, starts)
+        else:
+            y = self.channel(self.channel_norm(x))
+        return (x + y if self._residual else y), state
+
+
+def _channel(width: int, expansion: float, channel: str | Mapping[str, Any]) -> SwiGLU | CMS | None:
+    if isinstance(channel, Mapping):
+        return CMS(width, expansion=expansion, **channel)
+    return SwiGLU(width, expansion) if channel != "none" else None
 
 
 class LanguageModel(nn.Module):
     """Bytes (or any ids below `vocab`) to logits over the next one; depends on no training flag.
 
     `forward(ids [B, T], state, write)` returns logits `[B, T, vocab]` and the state after the call. With `write`
-    False everywhere the memory rests and is only read.
+    False everywhere the memory rests and is only read. `channels` names the channel of every block where they differ.
     """
 
-    def __init__(self, *, vocab: int, width: int, depth: int, block: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        vocab: int,
+        width: int,
+        depth: int,
+        block: Mapping[str, Any],
+        channels: Sequence[str | Mapping[str, Any]] | None = None,
+    ) -> None:
         super().__init__()
         self.vocab = vocab
         self.embedding = nn.Embedding(vocab, width)
-        self.blocks = nn.ModuleList(Block(width, **block) for _ in range(depth))
+        each = [dict(block)] * depth if channels is None else [{**block, "channel": one} for one in channels]
+        self.blocks = nn.ModuleList(Block(width, **one) for one in each)
         self.norm = NORMS[block.get("norm", "rms")](width)
         self.head = nn.Linear(width, vocab, bias=False)
         nn.init.uniform_(self.embedding.weight, -(width**-0.5), width**-0.5)

@@ -45,6 +45,7 @@ class Level:
     reduce: Literal["sum", "mean"] = "sum"  # what becomes of the gradients of resting steps
     lr_scale: float = field(default=1.0, validator=at_least(0))
     gates: Mapping[str, Mapping[str, float]] = field(factory=dict)  # per gate low, high, init: narrowed, never widened
+    frequency: Literal["fixed", "learned"] = "fixed"  # learned: writes when due and when the grain before says so
 
 
 @frozen
@@ -57,11 +58,37 @@ class Memory:
     grain: int | None = field(default=None, validator=at_least(1))  # tokens per tick; none: the chunk
     conv: int = field(default=4, validator=at_least(0))  # width of the causal short conv, 0: none
     conv_streams: tuple[Literal["q", "k", "v"], ...] = field(default=("q", "k", "v"), validator=distinct)
-    aggregate: Literal["invsqrt", "sum"] = "invsqrt"  # how the reads of several levels add up
+    aggregate: Literal["invsqrt", "sum", "softmax"] = "invsqrt"  # how the reads of several levels add up
     backend: str = field(default="auto", validator=filled)
     widths: Mapping[str, int] = field(factory=dict)  # by width letter, over what the model's width gives: M slots
     writes: bool = True  # false: never written, the twin that a memory is compared with
     levels: tuple[Level, ...] = field(default=(Level(),), validator=filled)
+
+
+@frozen
+class ChainLevel:
+    """One MLP of a chain and its paces; write and reset in grains of tokens, update in steps."""
+
+    write_period: int = field(default=1, validator=at_least(1))  # between the steps of a level that learns as it reads
+    update_period: int = field(default=1, validator=at_least(1))
+    reset_period: int = field(default=0, validator=at_least(0))  # 0: never
+    reduce: Literal["sum", "mean"] = "sum"  # what becomes of gradients between steps, on either clock
+    lr_scale: float = field(default=1.0, validator=at_least(0))
+    rate: float = field(default=0.0, validator=at_least(0))  # step size of learning as it reads; 0: it does not
+
+
+@frozen
+class Chain:
+    """Where channel = "cms": MLPs one behind the other (or side by side), the fastest first."""
+
+    deployment: Literal["sequential", "nested", "independent"] = "sequential"
+    aggregate: Literal["softmax", "sum", "invsqrt"] = "softmax"  # how independent MLPs add up
+    skip: bool = True  # each MLP of a chain adds to what it was given
+    grain: int = field(default=64, validator=at_least(1))  # tokens per tick
+    blocks: tuple[int, ...] | None = None  # which blocks have the chain, the others one MLP; none: all
+    levels: tuple[ChainLevel, ...] = field(
+        default=(ChainLevel(), ChainLevel(write_period=8, update_period=8)), validator=filled
+    )
 
 
 @frozen
@@ -74,12 +101,19 @@ class Model:
     vocab: int = field(default=256, validator=at_least(1))
     residual: bool = True
     norm: Literal["rms", "layer", "none"] = "rms"
-    channel: Literal["swiglu", "none"] = "swiglu"
+    channel: Literal["swiglu", "cms", "none"] = "swiglu"
     expansion: float = field(default=2.667, validator=above(0))  # hidden width of the channel MLP / width
     init_scale: float = field(default=0.02, validator=above(0))  # standard deviation of the embedding
     composition: Reference = field(default=Reference("mag"))
     attention: Attention = Attention()
+    cms: Chain = field(default=Chain())
     memory: Memory | None = Memory()
+
+    @cms.validator
+    def _blocks_exist(self, _: Any, cms: Chain) -> None:
+        for index, block in enumerate(cms.blocks or ()):
+            if not 0 <= block < self.depth:
+                raise WrongValueError(block, f"a block below depth = {self.depth}", ("cms", "blocks", index))
 
     @heads.validator
     def _heads_divide_width(self, _: Any, heads: int) -> None:

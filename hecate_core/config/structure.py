@@ -18,7 +18,7 @@ from cattrs.gen import make_dict_structure_fn
 
 from hecate_core.config.lines import Path
 from hecate_core.config.reference import Reference, written_by_knobs
-from hecate_core.config.schema import Config, Level
+from hecate_core.config.schema import ChainLevel, Config, Level
 from hecate_core.config.values import SCALARS, WrongValueError, expected, fit, plain
 from hecate_core.errors import InputError, nearest
 
@@ -90,7 +90,7 @@ def _table_hook(kind: Any, converter: Converter) -> Any:
     named = {field.name: field.default.name for field in attrs.fields(kind) if isinstance(field.default, Reference)}
 
     def hook(value: Any, _: Any) -> Any:
-        if kind is Level and type(value) is int:
+        if kind in (Level, ChainLevel) and type(value) is int:
             value = {"write_period": value, "update_period": value}
         if not isinstance(value, Mapping):
             raise WrongValueError(value, "a table")
