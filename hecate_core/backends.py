@@ -32,6 +32,10 @@ class Choice:
     runs: str
     reason: str
 
+    def record(self) -> dict[str, str]:
+        """The choice as plain JSON values, for a manifest."""
+        return attrs.asdict(self)
+
     def line(self) -> str:
         """One line for a header."""
         return f"{self.op}: {self.runs} ({self.reason})"
@@ -120,11 +124,21 @@ def pair_for(op: str, backend: str = "auto") -> Any:
     return operator_of(pair)
 
 
-def choice_of(pair: Any, device: torch.device, dtype: torch.dtype, width: int) -> Choice:
-    """What a strategy's pair comes to on a device; of an explicit one, what was asked for."""
-    if isinstance(pair, AutoPair):
-        return pair.choice(device, dtype, width)
-    return Choice(pair.op, pair.backend, pair.backend, "asked for")
+def choices(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> list[Choice]:
+    """What runs the ops of a model's memories on a device, in the dtype it computes in; each op once."""
+    found: dict[Choice, None] = {}
+    for module in model.modules():
+        pair: Any = getattr(module, "pair", None)
+        if isinstance(pair, AutoPair):
+            found[pair.choice(device, dtype, getattr(module, "head_size", 0))] = None
+        elif pair is not None:
+            found[Choice(pair.op, pair.backend, pair.backend, "asked for")] = None
+    return list(found)
+
+
+def automatic(device: torch.device) -> Choice:
+    """What `auto` takes on a device for tensors that every kernel reads: for an examination of a machine."""
+    return AutoPair("affine").choice(device, torch.float32, 1)
 
 
 @cache

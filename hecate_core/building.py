@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from hecate_core.backends import choices
 from hecate_core.blueprint import compose, config_of, levels_in
 from hecate_core.config import Config, config_digest, config_plain
 from hecate_core.corpus import Corpus, open_corpus
@@ -49,6 +50,7 @@ class Build:
         with registry().recording() as recording:
             self.model: LanguageModel = compose(config).to(self.device, getattr(torch, run.dtype))
             self._choose_optimizer()
+            self.backends = choices(self.model, self.device, getattr(torch, run.autocast or run.dtype))
         self.plugins = [used.record() for used in recording.used()]
         self.task: Task | None = None if data.task is None else registry().create("task", data.task)
         self.stream: ContextStream | TaskStream

@@ -49,9 +49,15 @@ class LevelMemory(nn.Module):
         self.asking = asking
         self.gates = GateHead(width, narrowed_gates(rule.gates, spec.gates, f"levels[{index}]"), widths)
         self.params = RuleParams(rule, widths)
+        self.head_size = max((size for axis, size in widths.items() if axis != "H"), default=0)
         if spec.frequency == "learned" and index == 0:
             raise CompositionError('levels[0].frequency = "learned": the fastest level always writes; expected "fixed"')
         self.frequency = FrequencyGate(width, grain) if spec.frequency == "learned" else None
+
+    @property
+    def pair(self) -> object:
+        """The implementation of the op that the strategy calls; None for one that calls none or takes plain torch."""
+        return getattr(self._strategy, "pair", None)
 
     def init_state(self, batch: int) -> State:
         """Front tails and the rule's first memory for every row."""

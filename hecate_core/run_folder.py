@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from hecate_core import files, provenance
+from hecate_core.backends import Choice
 from hecate_core.blueprint import compose
 from hecate_core.checkpoint import CheckpointFolder, complete, load
 from hecate_core.config import Config, config_digest, config_json, config_plain, make_config
@@ -34,6 +35,7 @@ class Saved(Protocol):
     config: Config
     corpus: Corpus
     plugins: list[dict[str, str]]
+    backends: list[Choice]
 
     @property
     def steps_done(self) -> int:
@@ -95,8 +97,8 @@ class RunFolder:
 
     def go_on(self, made: Saved) -> None:
         """Add to the manifest that the run goes on here, at which step, with and on what."""
-        found = load_manifest(self.path)
-        resumed = [*found.get("resumed", []), {"step": made.steps_done, **_surroundings()}]
+        found, backends = load_manifest(self.path), [choice.record() for choice in made.backends]
+        resumed = [*found.get("resumed", []), {"step": made.steps_done, "backends": backends, **_surroundings()}]
         files.write_json(self.path / "manifest.json", {**found, "resumed": resumed})
 
     def append(self, record: Record) -> None:
@@ -137,6 +139,7 @@ def manifest(made: Saved) -> Record:
         "seed": config.seed,
         "data": data,
         "plugins": made.plugins,
+        "backends": [choice.record() for choice in made.backends],
         "device": config.run.device,
         "dtype": config.run.dtype,
         "autocast": config.run.autocast,

@@ -36,7 +36,7 @@ def build(
     from hecate_core import building
     from hecate_core.evidence import difference, recorded
     from hecate_core.registry import install, registry
-    from hecate_core.run_folder import RunFolder
+    from hecate_core.run_folder import RunFolder, load_manifest
 
     chosen = _config(config, settings or [], out, resume=resume, replay=replay)
     install(disable=chosen.plugins.disable)
@@ -52,6 +52,8 @@ def build(
         nonlocal progress
         if progress is None:
             output.note(f"run {path}")
+            for choice in load_manifest(path).get("backends", []):
+                output.note(f"run {choice['op']} on {choice['runs']} ({choice['reason']})")
             progress = output.progress(chosen.run.steps, interval=chosen.run.log_interval, done=record["step"])
         if record.get("final"):
             final.update(record)

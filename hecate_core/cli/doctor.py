@@ -46,6 +46,7 @@ def _examine() -> Iterator[Finding]:
     yield Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
     yield _compiler()
     yield _nvrtc()
+    yield from _backend()
     yield from _plugins()
 
 
@@ -83,10 +84,25 @@ def _first_line(path: str) -> str:
 
 
 def _nvrtc() -> Finding:
-    version = _version("cuda-python")
-    if version == ABSENT:
-        return Finding("nvrtc", "absent", "cuda-python is not installed; kernels are not compiled for a GPU")
-    return Finding("nvrtc", "ok", f"cuda-python {version}")
+    versions = {name: _version(name) for name in ("cuda-core", "nvidia-cuda-nvrtc")}
+    missing = [name for name, version in versions.items() if version == ABSENT]
+    if missing:
+        return Finding("nvrtc", "absent", f"{missing[0]} is not installed; kernels are not compiled for a GPU")
+    return Finding("nvrtc", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _backend() -> Iterator[Finding]:
+    """What `backend = "auto"` takes here, and why not kernels where it does not."""
+    try:
+        import torch
+
+        from hecate_core.backends import automatic
+
+        chosen = automatic(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    except Exception as error:  # whatever a stranger's pair or a torch that does not load may raise
+        yield Finding("backend", "wrong", told(error))
+        return
+    yield Finding("backend", "ok", f"auto takes {chosen.runs} ({chosen.reason})")
 
 
 def _plugins() -> Iterator[Finding]:

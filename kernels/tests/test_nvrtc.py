@@ -26,6 +26,7 @@ from hecate_kernels.pair import SHARED_LIMITS, Budget, Kernel, Out
 from ramp import RampPair
 
 from hecate_core.api import InputError
+from hecate_core.backends import pair_for
 
 
 def _has_compiler() -> str | None:
@@ -131,6 +132,72 @@ def test_entries_are_sealed_to_their_key() -> None:
 def test_no_gpu_is_said_in_one_line() -> None:
     with pytest.raises(BackendMissingError, match=r'^backend "nvrtc": .*use backend = "reference"$'):
         open_driver()
+
+
+def _line(monkeypatch: pytest.MonkeyPatch, **torchs: Any) -> str:
+    """What opening the driver says where torch and the libraries are as given."""
+    from hecate_kernels import nvrtc
+
+    monkeypatch.setattr(nvrtc, "require_compiler", lambda: None)
+    monkeypatch.setattr(nvrtc, "cuda_versions", lambda: (torchs.pop("driver", (13, 0)), (13, 0)))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for name, value in {"init": lambda: None, "current_device": lambda: 0, **torchs}.items():
+        if name != "driver":
+            monkeypatch.setattr(torch.cuda, name, value)
+    with pytest.raises(BackendMissingError) as caught:
+        open_driver()
+    line = str(caught.value)
+    assert line.startswith('backend "nvrtc": ')
+    assert line.endswith('use backend = "reference"')
+    assert "\n" not in line
+    return line
+
+
+def _raising(error: Exception) -> Any:
+    def call() -> None:
+        raise error
+
+    return call
+
+
+def test_every_reason_for_no_gpu_is_one_line_that_names_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Found no NVIDIA driver on your system; " in _line(
+        monkeypatch, init=_raising(RuntimeError("Found no NVIDIA driver on your system. Please check that you\nhave"))
+    )
+    too_old = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver"
+    assert "too old (found version 11040); " in _line(monkeypatch, init=_raising(RuntimeError(too_old)))
+    assert "No CUDA GPUs are available; " in _line(
+        monkeypatch, init=_raising(RuntimeError("No CUDA GPUs are available"))
+    )
+    found = _line(monkeypatch, driver=(12, 4))
+    assert "the driver knows CUDA 12.4, nvidia-cuda-nvrtc is for CUDA 13.0; update the driver" in found
+    old = _line(monkeypatch, get_device_capability=lambda device: (7, 5), get_device_name=lambda device: "Tesla T4")
+    assert "Tesla T4 is sm_75; needs sm_80 or newer" in old
+
+
+def test_without_a_compiler_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hecate_kernels import nvrtc
+
+    monkeypatch.setattr(nvrtc.importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError("No cuda")))
+    with pytest.raises(
+        BackendMissingError, match=r"^backend \"nvrtc\": No cuda; install hecate-kernels\[cuda\], or use"
+    ):
+        require_compiler()
+
+
+@needs_compiler
+def test_an_architecture_that_the_compiler_does_not_know_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        BackendMissingError, match="the compiler does not know sm_999; install a newer nvidia-cuda-nvrtc"
+    ):
+        ProgramCache(tmp_path).cubin(KERNEL, "sm_999")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("op", ["affine", "affine_column", "decayed_linear"])
+def test_a_model_that_asks_for_the_gpu_is_refused_before_its_first_step(op: str) -> None:
+    with pytest.raises(InputError, match=r'^backend "nvrtc": .*use backend = "reference"$'):
+        pair_for(op, "nvrtc")
 
 
 def test_an_unknown_backend_lists_what_there_is() -> None:

@@ -131,6 +131,11 @@ class ProgramCache:
         if kept is not None and (cubin := opened(key, bytes(kept))) is not None:
             return cubin
         cubin, compiled = compile_cubin(job)
+        if "invalid value for --gpu-architecture" in compiled.log:
+            raise BackendMissingError(
+                f'backend "nvrtc": the compiler does not know {arch}; install a newer nvidia-cuda-nvrtc, '
+                f"or {_REFERENCE}"
+            )
         if compiled.failed:
             raise KernelError(compiler_line(compiled.log, kernel.source, f"nvrtc, {arch}"))
         self._store[key] = sealed(key, cubin)
@@ -167,10 +172,32 @@ def require_compiler() -> None:
 def open_driver() -> Driver:
     """The machine's CUDA driver; BackendMissingError, in one line, where there is none that fits."""
     require_compiler()
-    if not torch.cuda.is_available():
-        why = "this torch was built without CUDA" if torch.version.cuda is None else "no usable NVIDIA GPU or driver"
-        raise BackendMissingError(f'backend "nvrtc": {why}; {_REFERENCE}')
-    return CudaDriver()
+    if torch.version.cuda is None:
+        raise BackendMissingError(f'backend "nvrtc": this torch was built without CUDA; {_REFERENCE}')
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # no driver, too old a driver, no card: torch says which
+        why = (str(error).splitlines() or ["no usable NVIDIA GPU"])[0].partition(". ")[0].rstrip(".")
+        raise BackendMissingError(f'backend "nvrtc": {why}; {_REFERENCE}') from error
+    driver, compiler = cuda_versions()
+    if driver[0] < compiler[0]:
+        raise BackendMissingError(
+            f'backend "nvrtc": the driver knows CUDA {driver[0]}.{driver[1]}, nvidia-cuda-nvrtc is for CUDA '
+            f"{compiler[0]}.{compiler[1]}; update the driver, install the compiler for CUDA {driver[0]}, "
+            f"or {_REFERENCE}"
+        )
+    found = CudaDriver()
+    found.arch(torch.cuda.current_device())
+    return found
+
+
+def cuda_versions() -> tuple[tuple[int, int], tuple[int, int]]:
+    """What the driver and the compiler speak, as (major, minor) of CUDA each."""
+    status, driver = importlib.import_module("cuda.bindings.driver").cuDriverGetVersion()
+    _check(status)
+    status, *compiler = importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
+    _check(status)
+    return (driver // 1000, driver % 1000 // 10), (int(compiler[0]), int(compiler[1]))
 
 
 class CudaDriver:
