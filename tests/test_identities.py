@@ -261,9 +261,10 @@ def _() -> Sides:
 
 @identity("memora's columns always sum to its mass", "rule memora", "retention kl")
 def _() -> Sides:
-    after = run("memora", params=first_params("memora"), retain=RETAIN, write=WRITE)[1]
-    sums = registry().create("retention", "kl").link(after.memory.w2).sum(-2)
-    return sums, torch.ones_like(sums)
+    after = run({"name": "memora", "mass": 3.0}, params=first_params("memora"), retain=RETAIN, write=WRITE)[1]
+    made: Any = rule_of({"name": "memora", "mass": 3.0})
+    sums = made.retention.link(after.memory.w2).sum(-2)
+    return sums, torch.full_like(sums, 3.0)
 
 
 @identity("kl: the recurrence of the weights is that of the logits", "retention kl", "bias l2")

@@ -19,14 +19,19 @@ from hecate_core.optimizers import AdamW
 from hecate_core.registry import registry
 from hecate_core.shapes import Tensor
 
+from .specs import installed_spec
+
 SYMBOLS, PERIOD, REPEATS = 16, 8, 4
-STEPS, BATCH, RATE = 300, 32, 1e-2
+BATCH = 32
 RULES = registry().names("rule")
-# Polynomial features grow with the square of a head's width and Newton-Schulz with its cube: narrow heads, plain keys.
-NARROW: dict[str, Any] = {
-    "omega": {"heads": 2, "options": {"window": 2, "features": "identity"}},
-    "atlas": {"heads": 2, "options": {"window": 2, "features": "identity"}},
-}
+TRIAL: dict[str, Any] = {"heads": 1, "steps": 300, "rate": 1e-2, "options": {}}
+
+
+def trial_of(rule: str) -> dict[str, Any]:
+    """How a rule is to be built here: what its specification says under `trial`, these values otherwise."""
+    said: dict[str, Any] = installed_spec(registry().find("rule", rule)).contract.get("trial", {})
+    assert said.keys() <= TRIAL.keys(), f"{rule}: trial knows {', '.join(TRIAL)}"
+    return TRIAL | said
 
 
 def contexts(count: int, random: torch.Generator) -> Tensor:
@@ -41,18 +46,18 @@ def is_exact(rule: str) -> bool:
 
 def built(rule: str, seed: int, *, writes: bool) -> LanguageModel:
     """A one-block model after a short build, its memory written or (the twin) never written."""
-    exact = is_exact(rule)
-    narrow = NARROW.get(rule, {"heads": 1, "options": {}})
+    exact, trial = is_exact(rule), trial_of(rule)
+    steps, peak = trial["steps"], trial["rate"]
     model = compose(
         make_config(
             {
                 "seed": seed,
                 "model": {
-                    "width": 32, "heads": narrow["heads"], "depth": 1, "vocab": SYMBOLS,
+                    "width": 32, "heads": trial["heads"], "depth": 1, "vocab": SYMBOLS,
                     "composition": "mag",
                     "attention": {"window": 4, "persistent": 0},
                     "memory": {
-                        "rule": {"name": rule, **narrow["options"]},
+                        "rule": {"name": rule, **trial["options"]},
                         "strategy": "chunkwise" if exact else "frozen",
                         "chunk": 32 if exact else 8,
                     },
@@ -60,9 +65,9 @@ def built(rule: str, seed: int, *, writes: bool) -> LanguageModel:
             }
         )
     )  # fmt: skip
-    optimizer, conductor = AdamW(model, lr=RATE, weight_decay=0.0), Conductor()
+    optimizer, conductor = AdamW(model, lr=peak, weight_decay=0.0), Conductor()
     random = torch.Generator().manual_seed(seed)
-    for step in range(STEPS):
+    for step in range(steps):
         ids = contexts(BATCH, random)
         mask = None if writes else torch.zeros(BATCH, ids.shape[1] - 1, dtype=torch.bool)
         logits, _ = model(ids[:, :-1], model.init_state(BATCH), mask)
@@ -75,7 +80,7 @@ def built(rule: str, seed: int, *, writes: bool) -> LanguageModel:
             name: torch.zeros_like(parameter) if grad is None else grad
             for (name, parameter), grad in zip(optimizer.parameters.items(), found, strict=True)
         }
-        rate = RATE * min(1.0, (step + 1) / 20) * (1 - step / STEPS)
+        rate = peak * min(1.0, (step + 1) / 20) * (1 - step / steps)
         optimizer.step(grads, conductor.pulse(), lr=rate)
         conductor.advance()
     return model

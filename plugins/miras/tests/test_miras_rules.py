@@ -250,7 +250,9 @@ def test_memora_rests_with_retain_1_and_forgets_to_uniform_with_retain_0() -> No
     assert torch.equal(after.memory.w1, state.memory.w1)
     _, gone = Sequential()(rule, params, silent.replace(retain=torch.zeros_like(one.retain)), state)
     assert rule.retention.link is not None
-    assert torch.equal(rule.retention.link(gone.memory.w1), torch.full_like(gone.memory.w1, 1.0 / 16.0))
+    assert torch.equal(
+        rule.retention.link(gone.memory.w1), torch.full_like(gone.memory.w1, 4.0 / 16.0)
+    )  # its mass over 16 units
 
 
 def test_equal_hidden_units_of_memora_stay_equal() -> None:

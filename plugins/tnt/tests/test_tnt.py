@@ -90,8 +90,8 @@ def test_delta_by_hand() -> None:
 
     def grown(m: Tensor, anchor: Tensor, t: int) -> Tensor:
         error = (anchor @ k[:, :, t, :, None]).squeeze(-1) - v[:, :, t]
-        kept: Tensor = retain[:, :, t] * m
-        return kept - write[:, :, t] * error[..., None] * k[:, :, t, None]
+        after: Tensor = retain[:, :, t] * m - write[:, :, t] * error[..., None] * k[:, :, t, None]
+        return after
 
     total = torch.zeros_like(v)
     m = anchor = start["matrix"].expand(B, H, K, K)

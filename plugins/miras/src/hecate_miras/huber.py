@@ -27,7 +27,7 @@ class Huber:
         if form not in FORMS:
             raise CompositionError(f'huber: form = "{form}"; expected {", ".join(FORMS)}')
         self._form, self._sharpness = form, sharpness
-        self.gates: Mapping[str, Gate] = {"threshold": Gate(1e-3, 10.0, init=1.0, domain=(0.0, math.inf))}
+        self.gates: Mapping[str, Gate] = {"threshold": Gate(1e-3, 64.0, init=1.0, domain=(0.0, math.inf))}
 
     def cotangent(self, prediction: Tensor, v: Tensor, tokens: Tokens) -> Float[Tensor, "B H T V"]:
         """Of length at most threshold in "norm", of entries at most threshold in the others (beyond the switch)."""

@@ -12,7 +12,7 @@ NOISE = 8.0
 
 def memora(
     *,
-    mass: float = 1.0,
+    mass: float = 4.0,
     over: str = "column",
     depth: int = 2,
     expansion: float = 4.0,

@@ -9,6 +9,9 @@ from hecate_miras.huber import Huber
 # Without a norm a step is unbounded in the weights: measured, rates up to 0.05 stay finite (spec, section Stability).
 PLAIN = {"high": 0.05, "init": 0.02}
 
+# Behind a layer norm a prediction is about as long as the root of the value width: 16 lies above it up to 256.
+ABOVE = {"init": 16.0}
+
 
 def yaad(
     *,
@@ -27,5 +30,5 @@ def yaad(
         retention=ScalarDecay(),
         algorithm=GradientDescent(),
         spec="rules/yaad.md",
-        narrow={"write": {"init": 0.1} if norm else PLAIN},
+        narrow={"write": {"init": 0.1}, "threshold": ABOVE} if norm else {"write": PLAIN},
     )
