@@ -19,8 +19,8 @@ from hecate_core.widths import full_widths
 
 def memory(
     q: Float[Tensor, "B H T K"],
-    k: Float[Tensor, "B H T K"],
-    v: Float[Tensor, "B H T V"],
+    k: Float[Tensor, "B H T K"] | None = None,
+    v: Float[Tensor, "B H T V"] | None = None,
     *,
     rule: Any,
     gates: Mapping[str, Float[Tensor, "B H T"]] | None = None,
@@ -37,10 +37,10 @@ def memory(
 
     `rule` is a name, a table or an instance (`hecate plugins` lists them). `gates` are used values by role:
     retain in [0, 1] (1 keeps all), write >= 0 (inner step size), momentum in [0, 1]. `inputs` are further inputs that
-    the rule declares. `params` are its outer parameters (default: its declared start, memory zero). Tokens where
-    `write_mask` is False are read and change nothing. Where `starts` is True a new document begins: nothing written
-    before in that row is seen, exactly, or the call is refused with the reason. The result's `state` continues where
-    this call ended.
+    the rule declares; a rule that makes keys and values itself is given none. `params` are its outer parameters
+    (default: its declared start, memory zero). Tokens where `write_mask` is False are read and change nothing. Where
+    `starts` is True a new document begins: nothing written before in that row is seen, exactly, or the call is refused
+    with the reason. The result's `state` continues where this call ended.
 
     Any T >= 0, float32, float64 or bfloat16 (state in float32 or wider). Gradients flow to every tensor given,
     the carried state included. Keys are not normalised here; rules assume |k| <= 1.
@@ -49,7 +49,7 @@ def memory(
     CompositionError where the strategy does not serve the rule.
     """
     made = rule_of(rule)
-    given = {"q": q, "k": k, "v": v, **inputs}
+    given = {name: one for name, one in {"q": q, "k": k, "v": v, **inputs}.items() if one is not None}
     check_inputs(made, given, gates or {})
     tokens = Tokens.of({**given, **{name: widened(one) for name, one in (gates or {}).items()}})
     if write_mask is not None and write_mask.shape != (q.shape[0], q.shape[2]):
@@ -69,7 +69,8 @@ def memory(
 
 def _params(rule: MemoryRule, given: Mapping[str, Tensor], params: Mapping[str, Tensor] | None) -> Params:
     q = given["q"]
-    widths = {"H": q.shape[1], **{rule.inputs[name]: tensor.shape[3] for name, tensor in given.items()}}
+    given_widths = {rule.inputs[name]: tensor.shape[3] for name, tensor in given.items()}
+    widths = {"H": q.shape[1], "V": q.shape[3], **given_widths}
     dtype = torch.promote_types(q.dtype, torch.float32)
     for name in params or {}:
         if name not in rule.params:
