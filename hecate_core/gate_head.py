@@ -33,6 +33,11 @@ class GateHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(total)) if total else None
         self.reset_parameters()
 
+    @property
+    def declared(self) -> Mapping[str, Gate]:
+        """Every gate with the range that its used value keeps."""
+        return self._gates
+
     def reset_parameters(self) -> None:
         """Biases at every gate's declared start, weights as nn.Linear draws them."""
         if self.weight is None or self.bias is None:

@@ -10,6 +10,7 @@ from typer.main import get_command
 
 import hecate_core
 from hecate_core.cli import build, check, compare, demo, doctor, evaluate, generate, new, plugins, strangers, sweep
+from hecate_core.cli import report as reports
 from hecate_core.cli.command import command
 from hecate_core.cli.faults import report
 
@@ -21,6 +22,7 @@ OURS: dict[str, Callable[..., int | None]] = {
     "eval": evaluate.evaluate,
     "sweep": sweep.sweep,
     "compare": compare.compare,
+    "report": reports.report,
     "check": check.check,
     "new": new.new,
     "plugins": plugins.plugins,

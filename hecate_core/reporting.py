@@ -1,0 +1,176 @@
+"""`hecate report`: what runs did and what every level of their memory does, in one HTML file."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from hecate_core import files, reporting_figures, reporting_page
+from hecate_core.checking_validity import OWN, validity, verdict
+from hecate_core.composing import rule_of, strategy_of
+from hecate_core.config import Config, load_config
+from hecate_core.errors import CheckpointError, HecateError, InputError
+from hecate_core.optimizers.leveled import UNHEALTHY
+from hecate_core.registry import registry
+from hecate_core.reporting_probe import TOKENS, Probe, probe
+from hecate_core.reporting_verdict import Verdict, judge
+from hecate_core.run_folder import load_manifest
+
+DRAWN = 4  # levels whose surprise is drawn over the text
+Record = dict[str, Any]
+
+
+@frozen
+class Reported:
+    """A run as the report sees it."""
+
+    name: str
+    config: Config
+    manifest: Mapping[str, Any]
+    records: Sequence[Record]
+    seen: Probe
+    verdicts: tuple[Verdict, ...]
+    updates: tuple[tuple[int, int] | None, ...]
+
+    @property
+    def device(self) -> str:
+        """Where it ran, in words."""
+        machine = self.manifest.get("machine", {})
+        where = machine.get("accelerator") or machine.get("processor", "unknown processor")
+        return f"{self.manifest.get('device', '?')} ({where}, {self.manifest.get('threads', '?')} threads)"
+
+
+def read_run(path: Path | str, *, tokens: int = TOKENS) -> Reported:
+    """Everything a report says about one run; CheckpointError where it has no checkpoint or no metrics."""
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no run is here (no config.json); expected a folder made by hecate build")
+    config, manifest = load_config(folder / "config.json"), load_manifest(folder)
+    records, _ = files.read_json_lines(folder / "metrics.jsonl")
+    seen = probe(folder, tokens=tokens)
+    steps = [record["update"] for record in records if "update" in record]
+    updates = tuple(_updates(steps, level.level) for level in seen.levels)
+    verdicts = tuple(
+        judge(level, updates=moved, ratio=seen.health.get(level.level))
+        for level, moved in zip(seen.levels, updates, strict=True)
+    )
+    return Reported(folder.name or str(folder), config, manifest, records, seen, verdicts, updates)
+
+
+def report(paths: Sequence[Path | str], *, tokens: int = TOKENS) -> tuple[str, list[Record]]:
+    """The HTML over all runs, and per level its state and reasons as plain values."""
+    if not paths:
+        raise InputError("report: no run; expected one or more folders made by hecate build")
+    reporting_figures.demand_matplotlib()
+    runs = [read_run(path, tokens=tokens) for path in paths]
+    names = [
+        run.name if [one.name for one in runs].count(run.name) == 1 else str(path)
+        for run, path in zip(runs, paths, strict=True)
+    ]
+    curves = dict(zip(names, (run.records for run in runs), strict=True))
+    timed = {name: (run.device, run.records) for name, run in zip(names, runs, strict=True)}
+    parts = [
+        reporting_page.heading("Loss"),
+        reporting_figures.loss_figure(curves),
+        reporting_page.heading("Throughput"),
+        reporting_figures.throughput_figure(timed),
+        _paces(timed),
+    ]
+    for name, run in zip(names, runs, strict=True):
+        parts += _sections(name, run)
+    rows = [
+        {"run": name, "block": level.block, "level": level.level, "state": found.state, "reasons": list(found.reasons)}
+        for name, run in zip(names, runs, strict=True)
+        for level, found in zip(run.seen.levels, run.verdicts, strict=True)
+    ]
+    return reporting_page.page("hecate report: " + ", ".join(names), [_summary(rows), *parts]), rows
+
+
+def _summary(rows: Sequence[Record]) -> str:
+    dead = [f"{row['run']}: block {row['block']}, level {row['level']}" for row in rows if row["state"] == "dead"]
+    if not rows:
+        return reporting_page.paragraph("These runs have no memory.")
+    said = f"Dead levels: {'; '.join(dead)}." if dead else "No level is dead."
+    colour = reporting_page.COLOURS["dead" if dead else "live"]
+    return f'<p id="summary" style="color:{colour};font-weight:600">{html.escape(said)}</p>'
+
+
+def _paces(timed: Mapping[str, tuple[str, Sequence[Record]]]) -> str:
+    rows = []
+    for name, (device, records) in timed.items():
+        pace = reporting_figures.pace_of(records)
+        rows.append((name, device, round(pace["mean"]), round(pace["worst"])))
+    return reporting_page.table(("run", "device", "tokens per second, mean", "worst step"), rows)
+
+
+def _sections(name: str, run: Reported) -> list[str]:
+    seen, made = run.seen, [reporting_page.heading(name)]
+    final = run.records[-1] if run.records and run.records[-1].get("final") else {}
+    scores = [(key, float(value)) for key, value in final.items() if key not in ("step", "final")]
+    made.append(reporting_page.table(("score", "value"), scores))
+    if seen.levels:
+        made += _memory(run)
+        made += [reporting_page.heading("What the memory's parts allow", 3), _validity(run.config)]
+    made.append(reporting_page.folded("Manifest", dict(run.manifest)))
+    return made
+
+
+def _memory(run: Reported) -> list[str]:
+    """Everything about the levels of a run's memory."""
+    seen, show = run.seen, reporting_page
+    levels, dead = seen.levels, [one.state == "dead" for one in run.verdicts]
+    count = len(seen.ids)
+    made = [
+        show.heading("Levels at a glance", 3),
+        show.paragraph(
+            f"Read token by token over {count} held-out tokens from the newest checkpoint, from a fresh memory."
+        ),
+        show.glance(levels, run.verdicts, run.updates),
+        reporting_figures.rates_figure(levels, dead),
+        show.heading("Memory and momentum", 3),
+        reporting_figures.norms_figure(levels, dead),
+    ]
+    if any(level.gates for level in levels):
+        made += [show.heading("Gates", 3), reporting_figures.gates_figure(levels)]
+    made += [show.heading("Error buffers", 3), *_buffers(run)]
+    made += [show.heading("Surprise", 3), reporting_figures.surprise_figure(levels)]
+    for level in levels[:DRAWN]:
+        made += [show.paragraph(level.name), show.coloured(seen.ids, level.surprise, is_text=seen.is_text)]
+    return made
+
+
+def _buffers(run: Reported) -> list[str]:
+    memory = run.config.model.memory
+    if not run.seen.health or memory is None:
+        return [reporting_page.paragraph("No level rests between updates, so no gradients wait.")]
+    bounds = {level: UNHEALTHY * memory.levels[level].update_period ** 0.5 for level in run.seen.health}
+    return [reporting_figures.buffers_figure(run.seen.health, bounds)]
+
+
+def _validity(config: Config) -> str:
+    """The run's rule with every retention, under every strategy; derived from what the parts declare."""
+    memory = config.model.memory
+    assert memory is not None
+    rows: dict[str, dict[str, tuple[str, str]]] = {}
+    if memory.rule.name:
+        for cell in validity([memory.rule.name]):
+            if cell.composition == config.model.composition.name:
+                key = cell.rule if cell.retention == OWN else f"{cell.rule} with {cell.retention}"
+                rows.setdefault(key, {})[cell.strategy] = (cell.verdict, cell.reason)
+    rule = rule_of(memory.rule)
+    own = {}
+    for strategy in registry().names("strategy"):
+        try:
+            own[strategy] = verdict(rule, strategy_of(strategy, rule, chunk=memory.chunk))
+        except HecateError as error:
+            own[strategy] = ("invalid", str(error))
+    rows[memory.rule.name or rule.name] = own
+    return reporting_page.validity_table(rows, (memory.rule.name or rule.name, memory.strategy.name))
+
+
+def _updates(steps: Sequence[Sequence[bool]], level: int) -> tuple[int, int] | None:
+    """In how many of the run's steps a level's parameters moved."""
+    known = [update[level] for update in steps if level < len(update)]
+    return (sum(known), len(known)) if known else None
