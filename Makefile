@@ -4,7 +4,7 @@ BIN     := $(CURDIR)/$(VENV)/bin
 PY      := $(BIN)/python
 READY   := $(VENV)/.ready
 MEMBERS := ./lint ./kernels $(sort $(wildcard ./plugins/*))
-TOOLS   := "pytest>=8" "pytest-xdist>=3.6" "hypothesis>=6.100" "ruff>=0.9,<0.20" "mypy>=1.14,<3" "import-linter>=2.1,<3" "jsonschema>=4"
+TOOLS   := "pytest>=8" "pytest-xdist>=3.6" "hypothesis>=6.100" "ruff>=0.9,<0.20" "mypy>=1.14,<3" "import-linter>=2.1,<3" "jsonschema>=4" "matplotlib>=3.9,<4"
 PACKAGES := hecate_core $(wildcard */src/hecate_*) $(wildcard plugins/*/src/hecate_*)
 
 # One torch thread: a second one makes small matmuls slower.
