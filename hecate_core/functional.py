@@ -14,6 +14,7 @@ from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
 from hecate_core.strategies.documents import restarting
+from hecate_core.strategies.packed import Packed, demand_exact
 from hecate_core.widths import full_widths
 
 
@@ -31,6 +32,7 @@ def memory(
     params: Mapping[str, Tensor] | None = None,
     write_mask: Bool[Tensor, "B T"] | None = None,
     starts: Bool[Tensor, "B T"] | None = None,
+    cu_seqlens: Tensor | None = None,
     **inputs: Float[Tensor, "B H T W"],
 ) -> tuple[Float[Tensor, "B H T V"], State]:
     """Run one memory rule over a sequence: y_t is read after token t was written.
@@ -42,6 +44,10 @@ def memory(
     `starts` is True a new document begins: nothing written before in that row is seen, exactly, or the call is refused
     with the reason. The result's `state` continues where this call ended.
 
+    With `cu_seqlens`, int `[N + 1]`, the one row holds N sequences behind each other, the n-th from token cu_seqlens[n]
+    to the next: each begins with its own row of `state` (N rows) and ends in one, exactly as if it were alone. For
+    affine rules under exact strategies; anything else is refused with the reason. The position counts the longest.
+
     Any T >= 0, float32, float64 or bfloat16 (state in float32 or wider). Gradients flow to every tensor given,
     the carried state included. Keys are not normalised here; rules assume |k| <= 1.
 
@@ -49,6 +55,22 @@ def memory(
     CompositionError where the strategy does not serve the rule.
     """
     made = rule_of(rule)
+    if cu_seqlens is not None:
+        packed = Packed.of(cu_seqlens, q)
+        demand_exact(made, strategy_of(strategy, made, chunk=chunk_size, backend=backend))
+        y, after = memory(
+            **packed.every({name: one for name, one in {"q": q, "k": k, "v": v, **inputs}.items() if one is not None}),
+            rule=made,
+            gates=packed.every(gates or {}),
+            strategy=strategy,
+            chunk_size=chunk_size,
+            state=state,
+            backend=backend,
+            params=params,
+            write_mask=packed.there if write_mask is None else packed.marks(write_mask),
+            starts=None if starts is None else packed.marks(starts),
+        )
+        return packed.together(y), after
     given = {name: one for name, one in {"q": q, "k": k, "v": v, **inputs}.items() if one is not None}
     check_inputs(made, given, gates or {})
     tokens = Tokens.of({**given, **{name: widened(one) for name, one in (gates or {}).items()}})
