@@ -13,13 +13,26 @@ SKIPPED = frozenset({"__pycache__"})
 SKIPPED_SUFFIXES = frozenset({".pyc", ".pyo"})
 
 
-def digest(modules: Iterable[str]) -> str:
-    """SHA-256 in hex over the packages of these modules, paths and contents in sorted order."""
-    total = hashlib.sha256()
-    for root in sorted({_root(module) for module in modules}):
-        for name, path in _files(root):
-            total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return total.hexdigest()
+class Digests:
+    """Digests of packages, each read once: a process goes on with what it imported, whatever is written later."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Path, bytes] = {}
+
+    def of(self, modules: Iterable[str]) -> str:
+        """SHA-256 in hex over the packages of these modules, paths and contents in sorted order."""
+        total = hashlib.sha256()
+        for root in sorted({_root(module) for module in modules}):
+            if root not in self._lines:
+                self._lines[root] = _contents(root)
+            total.update(self._lines[root])
+        return total.hexdigest()
+
+
+def _contents(root: Path) -> bytes:
+    return b"".join(
+        f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode() for name, path in _files(root)
+    )
 
 
 def _root(module: str) -> Path:

@@ -11,7 +11,7 @@ from hecate_core.config.reference import Reference
 from hecate_core.errors import HecateError, InputError, PluginError, nearest
 from hecate_core.hooks import KINDS
 from hecate_core.registry.discovery import Disabled, discover
-from hecate_core.registry.fingerprint import digest
+from hecate_core.registry.fingerprint import Digests
 from hecate_core.registry.loading import load
 from hecate_core.registry.oneline import told
 from hecate_core.registry.options import make
@@ -42,6 +42,7 @@ class Registry:
 
     def __init__(self, origins: Iterable[Origin] | None = None, disabled: Disabled | None = None) -> None:
         self.disabled = disabled = Disabled.of() if disabled is None else disabled
+        self._digests = Digests()
         origins = sorted(discover() if origins is None else origins)
         loaded = [_admit(origin, disabled) for origin in origins]
         self._owners = _by_name(loaded)
@@ -116,7 +117,7 @@ class Registry:
 
     def used(self) -> tuple[UsedPlugin, ...]:
         """Every distribution that a component was taken from since this registry was made."""
-        return _used(self._recorders[0])
+        return _used(self._recorders[0], self._digests)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator["Recording"]:
@@ -124,7 +125,7 @@ class Registry:
         origins: set[Origin] = set()
         self._recorders.append(origins)
         try:
-            yield Recording(origins)
+            yield Recording(origins, self._digests)
         finally:
             self._recorders = [recorder for recorder in self._recorders if recorder is not origins]
 
@@ -142,7 +143,7 @@ class Registry:
                 raise PluginError(f"plugin {wanted.distribution} {wanted.version} is needed but not installed")
             if not serving:
                 raise PluginError(f"plugin {wanted.distribution} {wanted.version} is needed; {mine[0].line}")
-            (here,) = _used(serving)
+            (here,) = _used(serving, self._digests)
             if here.version != wanted.version or here.digest != wanted.digest:
                 changed.append(
                     f"plugin {wanted.distribution} {wanted.version} (digest {wanted.digest[:12]}) was used; "
@@ -169,12 +170,12 @@ class Registry:
 class Recording:
     """What was used inside a `Registry.recording()` block; readable during and after it."""
 
-    def __init__(self, origins: set[Origin]) -> None:
-        self._origins = origins
+    def __init__(self, origins: set[Origin], digests: Digests) -> None:
+        self._origins, self._digests = origins, digests
 
     def used(self) -> tuple[UsedPlugin, ...]:
         """Every distribution that a component was taken from in the block."""
-        return _used(self._origins)
+        return _used(self._origins, self._digests)
 
 
 _default: list[Registry] = []
@@ -263,8 +264,8 @@ def _public(scope: object) -> list[str]:
     return [name for name in dir(scope) if not name.startswith("_")]
 
 
-def _used(origins: Iterable[Origin]) -> tuple[UsedPlugin, ...]:
+def _used(origins: Iterable[Origin], digests: Digests) -> tuple[UsedPlugin, ...]:
     modules: dict[tuple[str, str], set[str]] = {}
     for origin in origins:
         modules.setdefault((origin.distribution, origin.version), set()).add(origin.module)
-    return tuple(sorted(UsedPlugin(*key, digest(sorted(names))) for key, names in modules.items()))
+    return tuple(sorted(UsedPlugin(*key, digests.of(sorted(names))) for key, names in modules.items()))
