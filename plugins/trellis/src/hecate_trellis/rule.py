@@ -19,6 +19,7 @@ from hecate_core.api import (
     Param,
     Params,
     Refused,
+    Sequenced,
     State,
     Tensor,
     Tokens,
@@ -26,10 +27,12 @@ from hecate_core.api import (
     nearest,
     outer,
     scaled,
+    sequence,
     times,
     times_transposed,
 )
 from hecate_trellis.maps import MAPS, SlotMap
+from hecate_trellis.op import TrellisTokens, option_of
 
 STARTS = ("noise", "zeros")
 # A value has any length: the plain step is stable only where write |v|^2 stays well below 1 (spec, Stability).
@@ -59,7 +62,7 @@ class Trellis:
         start: str = "noise",
         rate: str = "normalised",
     ) -> None:
-        self._phi, self._f = _map("phi", phi), _map("f", f)
+        self._phi, self._f, self._name_of_phi = _map("phi", phi), _map("f", f), phi
         for option, given, known in (
             ("out", out, ("phi", "identity")),
             ("start", start, STARTS),
@@ -101,7 +104,9 @@ class Trellis:
         return self._out.value(slots @ state.memory.slots_to_values.mT)
 
     def offers(self, form: type) -> Any:
-        """`Linearised` with both matrices at their anchor; no `Affine`, for the reason given."""
+        """Its step as two calls of the op `trellis`; `Linearised` at an anchor; no `Affine`, for the reason given."""
+        if form is Sequenced:
+            return Sequenced("trellis", self._sequence)
         if form is not Affine:
             return Linearised(self._factors, self._read, memory="memory", pace=_pace)
         if self._phi is not MAPS["identity"]:
@@ -116,6 +121,19 @@ class Trellis:
         """The step of the second pass, whose "key" is a value: no longer than a unit vector, if normalised."""
         write: Tensor = tokens.write
         return write / tokens.v.square().sum(-1).clamp(min=1.0) if self._normalised else write
+
+    def _sequence(
+        self, pair: Any, params: Params, state: State, tokens: Tokens, write: Tensor | None
+    ) -> tuple[Float[Tensor, "B H T V"], State]:
+        """All tokens of a call: the pass over keys, then the pass over values, which does not feed back into it."""
+        due = None if write is None else write.unsqueeze(1).expand_as(tokens.write)
+        memory, shared = state.memory, (tokens.code, tokens.retain)
+        keys = TrellisTokens(tokens.q, tokens.k, *shared, tokens.write, due)
+        slots, sk = sequence(pair, keys, memory.keys_to_slots, option_of(self._name_of_phi, "slots"))
+        values = TrellisTokens(self._f.value(slots), tokens.v, *shared, self._value_rate(tokens), due)
+        read, sv = sequence(pair, values, memory.slots_to_values.mT, option_of(self._name_of_phi, "entries"))
+        after = State(keys_to_slots=sk, slots_to_values=sv.mT)
+        return self._out.value(read), state.replace(memory=after, position=state.position + tokens.q.shape[2])
 
     def _factors(self, params: Params, anchor: State, tokens: Tokens) -> Factors:
         """Both writes with their errors at the anchor, which makes the rest linear."""
