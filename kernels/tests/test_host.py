@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from faults import Fault
-from hecate_kernels import child
+from hecate_kernels import child, cpu_build
+from hecate_kernels.cpu_build import build
 from hecate_kernels.failure import KernelError
 from hecate_kernels.host import SCHEDULES, HostLauncher, ProgramLauncher
 from hecate_kernels.pair import InOut, Kernel, Out
@@ -250,3 +251,25 @@ def test_no_compiler_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ValueError, match=r'no C\+\+ compiler "no-such-compiler"; install g\+\+ .* backend = "reference"'
     ):
         HostLauncher().launch(_kernel(tmp_path, ""), (1, 1, 1), (1, 1, 1), [])
+
+
+def test_a_build_counts_only_whole_and_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HECATE_KERNEL_CACHE", str(tmp_path))
+    pair = RampPair()
+    forward, backward = (pair._kernel(symbol) for symbol in pair.kernels.symbols)
+    first, other = build(forward), build(backward)
+    compiled: list[Path] = []
+    real = cpu_build._compile
+    monkeypatch.setattr(cpu_build, "_compile", lambda *given: compiled.append(given[-1]) or real(*given))
+    assert build(forward) == first
+    assert compiled == []  # a hit
+    whole = first.read_bytes()
+    for wrong in (whole[:-9], other.read_bytes()):
+        first.unlink()  # as another process would replace it
+        first.write_bytes(wrong)
+        assert build(forward) == first
+        assert first.read_bytes() != wrong
+    assert compiled == [first] * 2
+    first.with_name(f"{first.name}.seal").unlink()
+    build(forward)
+    assert compiled == [first] * 3

@@ -4,6 +4,7 @@ Four builds of one text: `library` (loaded into Python), and programs of their o
 (AddressSanitizer) and `thread` (ThreadSanitizer with its fiber API: racecheck).
 """
 
+import hashlib
 import os
 import platform
 import shutil
@@ -56,7 +57,7 @@ def build(kernel: Kernel, flavour: str = "library") -> Path:
     ]
     name = digest(compiler, text, *flags, _runner_text())
     built = cache_folder() / (f"{name}.so" if flavour == "library" else name)
-    if not built.exists():
+    if not _is_whole(built):
         _compile(kernel, text, [compiler, *flags], built)
     return built
 
@@ -101,10 +102,36 @@ def _compile(kernel: Kernel, text: str, command: list[str], built: Path) -> None
 
 
 def _publish(result: Path, built: Path) -> None:
-    """Puts a file in place whole: several processes may build the same one."""
-    fresh = built.with_name(f".{built.name}.{os.getpid()}")
-    shutil.copy(result, fresh)
-    fresh.replace(built)
+    """Puts a file and its seal in place whole: several processes may build the same one."""
+    seal = result.with_name("seal")
+    seal.write_text(_seal(built.name, result.read_bytes()))
+    for made, place in ((result, built), (seal, _seal_of(built))):
+        fresh = place.with_name(f".{place.name}.{os.getpid()}")
+        shutil.copy(made, fresh)
+        fresh.replace(place)
+
+
+def _is_whole(built: Path) -> bool:
+    """Whether a build is there as it was made under this very name; damaged and foreign ones are never loaded."""
+    try:
+        found, seal = built.stat(), _seal_of(built).read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return _fits(built, seal, found.st_mtime_ns, found.st_size)
+
+
+@cache
+def _fits(built: Path, seal: str, changed_ns: int, size: int) -> bool:
+    """Read once per process and state of the file."""
+    return seal == _seal(built.name, built.read_bytes())
+
+
+def _seal(name: str, content: bytes) -> str:
+    return hashlib.sha256(name.encode() + b"\0" + content).hexdigest()
+
+
+def _seal_of(built: Path) -> Path:
+    return built.with_name(f"{built.name}.seal")
 
 
 def _run(command: list[str], source: Path) -> None:
@@ -119,7 +146,7 @@ def _runner_object(name: str) -> Path:
     compiler = find_compiler()
     flags = [*_RUNNER_FLAGS, *_machine_flags()]
     built = cache_folder() / f"{digest(compiler, name, _runner_text(), *flags)}.o"
-    if not built.exists():
+    if not _is_whole(built):
         with tempfile.TemporaryDirectory(prefix="hecate-runner-") as folder:
             result = Path(folder) / "r.o"
             _run([compiler, *flags, f"-I{RUNNER}", "-c", str(RUNNER / name), "-o", str(result)], RUNNER / name)
