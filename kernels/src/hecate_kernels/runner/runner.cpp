@@ -71,6 +71,7 @@ namespace {
 constexpr unsigned lanes = 32;
 constexpr unsigned payload_words = 8;
 constexpr size_t stack_bytes = 256 * 1024;
+constexpr size_t idle_stacks = 64;  // kept between launches; a process may load hundreds of kernels
 constexpr size_t guard_bytes = 64;
 constexpr unsigned char guard_fill = 0xA5;
 
@@ -565,6 +566,10 @@ const char* run(const Launch& launch) {
     world.warps.clear();
     for (unsigned char* stack : world.old_stacks) munmap(stack, stack_bytes);
     world.old_stacks.clear();
+    while (world.stacks.size() > idle_stacks) {
+        munmap(world.stacks.back(), stack_bytes);
+        world.stacks.pop_back();
+    }
     return world.failed ? world.message : nullptr;
 }
 
