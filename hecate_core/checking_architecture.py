@@ -10,9 +10,10 @@ import torch
 from hecate_core.building import Build
 from hecate_core.checking_cells import tiny_corpus
 from hecate_core.config import Config, Level
-from hecate_core.layer import LevelMemory
 from hecate_core.levels import LevelSpec, due_runs, reset_offsets
 from hecate_core.model import Block, LanguageModel, next_token_loss
+from hecate_core.observing import chains_of, observe, with_leaves
+from hecate_core.optimizers import level_of_parameters
 from hecate_core.records import State, positions_of, unflat
 from hecate_core.shapes import Tensor
 from hecate_core.testing.engine import Failed, Suite, Unasked
@@ -58,7 +59,7 @@ class ModelCase:
 
 
 def _spec(level: Level) -> LevelSpec:
-    return LevelSpec(level.write_period, level.update_period, level.reset_period)
+    return LevelSpec(level.write_period, level.update_period, level.reset_period, frequency=level.frequency)
 
 
 ARCHITECTURE: Suite[ModelCase] = Suite("architecture")
@@ -215,7 +216,7 @@ def levels_follow_their_schedule(case: ModelCase) -> None:
             moved = not _same(after.at(place).rule.memory, before.memory)
             if moved and not due:
                 raise Failed(f"{place} is resting at token {t} and its memory changes")
-            if due and not moved:
+            if due and not moved and spec.frequency == "fixed":
                 raise Failed(f"{place} is due at token {t} and writes nothing")
             if begins and after.at(place).rule.position != int(due):
                 raise Failed(f"{place} should begin anew at token {t}; its rule counts {after.at(place).rule.position}")
@@ -227,16 +228,32 @@ def _same(one: State, two: State) -> bool:
 
 
 @ARCHITECTURE.check
+def what_learns_as_it_reads_learns_from_judged_text_alone(case: ModelCase) -> None:
+    """Reading moves no weight of a FAST level, judging does, and cut where a clock strikes the same is learned."""
+    ticks = [one.finest() for one in chains_of(case.model).values() if one.finest()]
+    if not ticks:
+        raise Unasked("no level learns as it reads")
+    start, targets = case.model.init_state(BATCH), case.ids.roll(-1, 1)
+    leaves = set(with_leaves(start)[1])
+    changed = [path for path, one in case.run()[1].flat().items() if path in leaves and bool((one != 0).any())]
+    if changed:
+        raise Failed(f"{changed[0]} moves although nothing was judged")
+    whole = observe(case.model, case.ids, targets, start)
+    tick, state = max(ticks), start
+    for ids, judged in zip(case.ids.split(tick, 1), targets.split(tick, 1), strict=True):
+        state = observe(case.model, ids, judged, state).state
+    demand_same_state(f"cut every {tick} tokens", state, whole.state, EXACT)
+    heard = [path for path, one in whole.state.flat().items() if ".channel." in path and bool((one != 0).any())]
+    if not heard:
+        raise Failed(f"{COUNT} judged tokens leave no trace in any FAST level")
+
+
+@ARCHITECTURE.check
 def updates_follow_their_schedule(case: ModelCase) -> None:
     """An outer step moves the parameters that are due at its pulse and nothing else."""
     config = attrs.evolve(case.config, run=attrs.evolve(case.config.run, accumulate=1))
     build = Build(config, tiny_corpus(config.model.vocab))
-    owner = {
-        f"{path}.{name}": module.hecate_level
-        for path, module in build.model.named_modules()
-        if isinstance(module, LevelMemory)
-        for name, _ in module.named_parameters()
-    }
+    owner = {name: level for name, level in level_of_parameters(build.model).items() if level is not None}
     for _ in range(3):
         pulse = build.conductor.pulse()
         before = {name: one.detach().clone() for name, one in build.model.named_parameters()}

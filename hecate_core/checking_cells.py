@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import attrs
 
+from hecate_core.cms import DEPLOYMENTS
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.config import Config, Reference, make_config
 from hecate_core.corpus import Corpus
@@ -19,6 +20,16 @@ WIDTH_PER_HEAD, HEADS, DEPTH, VOCAB = 4, 2, 2, 17
 CHUNK, WINDOW, PERSISTENT, CONV = 5, 3, 2, 3
 BATCH, LENGTH = 2, 12  # tokens of a step: whole windows, two chunks and a ragged end
 TRIES = 60  # completions tried for a pair before it counts as impossible
+
+# Two MLPs that learn as they read and at their own optimizer steps, in every deployment.
+CHAINS: list[dict[str, Any]] = [
+    {
+        "deployment": deployment,
+        "grain": LENGTH,
+        "levels": [{"rate": 0.01}, {"write_period": 2, "update_period": 2, "rate": 0.01, "reduce": "mean"}],
+    }
+    for deployment in DEPLOYMENTS
+]
 
 # The simplest value of the axes whose first value may be special: reasons of refusals are told beside these.
 PLAIN = {"structure": "matrix", "bias": "l2", "retention": "scalar", "algorithm": "gd", "strategy": "sequential"}
@@ -40,6 +51,10 @@ def tiny(config: Config) -> Config:
         window=min(model.attention.window, WINDOW),
         persistent=min(model.attention.persistent, PERSISTENT),
     )
+    depth = min(model.depth, DEPTH)
+    blocks = model.cms.blocks
+    if blocks is not None:  # whichever are left, or the last
+        blocks = tuple(one for one in blocks if one < depth) or ((depth - 1,) if blocks else ())
     return attrs.evolve(
         config,
         data=attrs.evolve(config.data, path=None, task=None, context=None, batch=BATCH, length=LENGTH),
@@ -47,7 +62,8 @@ def tiny(config: Config) -> Config:
             model,
             width=WIDTH_PER_HEAD * heads,
             heads=heads,
-            depth=min(model.depth, DEPTH),
+            depth=depth,
+            cms=attrs.evolve(model.cms, grain=LENGTH, blocks=blocks),
             vocab=min(model.vocab, VOCAB),
             attention=attention,
             memory=memory,
@@ -99,10 +115,16 @@ def axes() -> dict[str, list[Any]]:
         "algorithm": variants("algorithm"),
         "strategy": variants("strategy"),
         "composition": variants("composition"),
-        "levels": [[{}], [{}, {"write_period": 2, "update_period": 2}], [{"reset_period": 2}]],
+        "levels": [
+            [{}],
+            [{}, {"frequency": "learned"}],
+            [{}, {"write_period": 2, "update_period": 2}],
+            [{"reset_period": 2}],
+        ],
+        "aggregate": ["invsqrt", "softmax"],
         "conv": [CONV, 0],
         "norm": ["rms", "layer", "none"],
-        "channel": ["swiglu", "none"],
+        "channel": ["swiglu", "none", *CHAINS],
         "residual": [True, False],
         "optimizer": list(registry().names("optimizer")),
         "dtype": ["float32", "float64"],
@@ -115,7 +137,7 @@ def config_of(row: Mapping[str, Any]) -> Config:
     """The tiny config of a row; axes that it lacks have their first value, `rule` stands for the four knobs."""
     chosen = _simplest() | dict(row)
     knobs = {name: chosen[name] for name in PLAIN if name != "strategy"}
-    rule = chosen.get("rule")
+    rule, channel = chosen.get("rule"), chosen["channel"]
     table = {
         "data": {"batch": BATCH, "length": LENGTH},
         "model": {
@@ -124,7 +146,7 @@ def config_of(row: Mapping[str, Any]) -> Config:
             "depth": 1,
             "vocab": VOCAB,
             "norm": chosen["norm"],
-            "channel": chosen["channel"],
+            **({"channel": channel} if isinstance(channel, str) else {"channel": "cms", "cms": channel}),
             "residual": chosen["residual"],
             "composition": chosen["composition"],
             "attention": {"window": WINDOW, "persistent": PERSISTENT},
@@ -134,6 +156,7 @@ def config_of(row: Mapping[str, Any]) -> Config:
                 "chunk": CHUNK,
                 "conv": chosen["conv"],
                 "levels": chosen["levels"],
+                "aggregate": chosen["aggregate"],
             },
         },
         "optimizer": chosen["optimizer"],
@@ -153,6 +176,7 @@ def _simplest() -> Row:
         **PLAIN,
         "composition": registry().names("composition")[0],
         "levels": [{}],
+        "aggregate": "invsqrt",
         "conv": CONV,
         "norm": "rms",
         "channel": "swiglu",

@@ -33,10 +33,12 @@ class Hope(nn.Module):
         self.recalls = read == "before"
         self._segment = segment
         self.gate = OutputGate(width)
+        if self.recalls:  # read after the write, a block carries nothing of its own
+            self.init_state = self._begun
 
-    def init_state(self, parts: State) -> State:
-        """Beside the memory: as it was when the segment began, where that is what is read."""
-        return parts.replace(start=parts.memory) if self.recalls else parts
+    def _begun(self, parts: State) -> State:
+        """Beside the memory: as it was when the segment began."""
+        return parts.replace(start=parts.memory)
 
     def forward(
         self,
