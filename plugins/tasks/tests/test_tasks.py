@@ -7,6 +7,7 @@ import torch
 from hecate_tasks.copying import Copy, RepeatedPattern
 from hecate_tasks.mqar import MultiQueryRecall
 from hecate_tasks.passkey import Passkey
+from hecate_tasks.timescales import TwoTimescale
 from hecate_tasks.words import Parity, SymmetricGroup
 from torch import Tensor, nn
 
@@ -124,6 +125,24 @@ def test_copy_and_recall_repeat_what_was_read() -> None:
     assert bool((targets[:, :7] == -1).all())
 
 
+def test_two_timescales_change_and_stay() -> None:
+    task = TwoTimescale(vocab=16, fast=3, change=8, slow=6, tokens=63)
+    ids, targets = drawn(task, 40, 0, "check")
+    quick, steady = ids[:, ::2], ids[:, 1::2]
+    assert int(quick.max()) < 8 <= int(steady.min())
+    assert torch.equal(steady[:, 6:], steady[:, :-6])  # the slow pattern never changes
+    for epoch in quick.split(8, 1):
+        assert torch.equal(epoch[:, 3:], epoch[:, :-3])
+    first, second = quick[:, :3], quick[:, 8:11]
+    assert bool((first != second).any(1).float().mean() > 0.9)  # the fast one does
+    wanted = torch.cat((ids[:, :1], targets), 1)[:, 1:64]
+    known = wanted >= 0
+    assert torch.equal(wanted[:, :-1][known[:, :-1]], ids[:, 1:][known[:, :-1]])  # the next token, where it counts
+    fast_known, slow_known = known[0, 1::2], known[0, ::2]  # at an odd place the next token is of the fast stream
+    assert [n + 1 for n in range(31) if fast_known[n]] == [n for n in range(1, 32) if n % 8 >= 3]
+    assert [n for n in range(31) if slow_known[n]] == list(range(6, 31))
+
+
 def test_passkey_stands_in_the_text_and_lift_measures_its_use() -> None:
     task = Passkey(tokens=200)
     ids, targets = drawn(task, 64, 0, "check")
@@ -163,6 +182,8 @@ def test_stream_is_restored_anywhere_and_refuses_what_is_not_its_own() -> None:
         lambda: Copy(vocab=2),
         lambda: RepeatedPattern(period=20),
         lambda: Passkey(tokens=10),
+        lambda: TwoTimescale(slow=17),
+        lambda: TwoTimescale(change=4),
     ],
 )
 def test_impossible_sizes_are_refused(make: object) -> None:

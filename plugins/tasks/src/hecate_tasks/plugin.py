@@ -12,5 +12,6 @@ def hecate_components() -> list[tuple[str, str, str]]:
         ("task", "s3", "hecate_tasks.words:SymmetricGroup"),
         ("task", "copy", "hecate_tasks.copying:Copy"),
         ("task", "recall", "hecate_tasks.copying:RepeatedPattern"),
+        ("task", "two-timescale", "hecate_tasks.timescales:TwoTimescale"),
         ("task", "passkey", "hecate_tasks.passkey:Passkey"),
     ]
