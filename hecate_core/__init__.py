@@ -11,9 +11,10 @@ _HOMES = {
     "compose": ("hecate_core.blueprint", "compose"),
     "load": ("hecate_core.run_folder", "load_run"),
     "memory": ("hecate_core.functional", "memory"),
+    "observe": ("hecate_core.observing", "observe"),
 }
 
-__all__ = ["MemoryLayer", "__version__", "build", "compose", "load", "memory"]  # noqa: F822
+__all__ = ["MemoryLayer", "__version__", "build", "compose", "load", "memory", "observe"]  # noqa: F822
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,13 @@ from hecate_core.evaluation import bits_per_byte, refuse_small_vocab, task_score
 from hecate_core.generators import Generators
 from hecate_core.levels import Conductor
 from hecate_core.model import LanguageModel, next_token_loss
-from hecate_core.observing import learned, refuse_clocks_inside, with_leaves
+from hecate_core.observing import (
+    chains_of,
+    learned,
+    learning_bits_per_byte,
+    refuse_clocks_inside,
+    with_leaves,
+)
 from hecate_core.optimizers import LevelOptimizer
 from hecate_core.records import State, positions_of, unflat
 from hecate_core.registry import registry
@@ -152,13 +158,18 @@ class Build:
         return torch.autocast(self.device.type, dtype=getattr(torch, self.config.run.autocast))
 
     def evaluate(self) -> Record:
-        """Held-out bits per byte (of a task: accuracy) with the memory on and, where there is one, off."""
+        """Held-out bits per byte (of a task: accuracy) with the memory on and, where there is one, off.
+
+        Where levels learn as they read, also while they do.
+        """
         if self.task is not None:
             return task_scores(self.model, self.task, self.config.seed, memory=self.config.model.memory is not None)
         held = self.corpus.heldout
         found = {"bits_per_byte": bits_per_byte(self.model, held)}
         if self.config.model.memory is not None:
             found["bits_per_byte_memory_off"] = bits_per_byte(self.model, held, remember=False)
+        if any(chain.finest() for chain in chains_of(self.model).values()):
+            found["bits_per_byte_learning"] = learning_bits_per_byte(self.model, held)
         return found
 
     def parts(self) -> tuple[dict[str, Mapping[str, Tensor]], Record]:

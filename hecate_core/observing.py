@@ -4,14 +4,15 @@ A context judges itself, because the next token is its own target; so this works
 alike, one piece behind. Without it FAST levels do not move. Spec: specs/cms.md, Eq. 4 to 8.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from attrs import frozen
 
 from hecate_core.cms import CMS
 from hecate_core.differentiation import Tape, cut
-from hecate_core.errors import InputError
+from hecate_core.errors import DataError, InputError
 from hecate_core.model import Block, LanguageModel, next_token_loss
 from hecate_core.records import State
 from hecate_core.shapes import Float, Int, Tensor
@@ -39,8 +40,10 @@ def observe(model: LanguageModel, ids: Int[Tensor, "B T"], targets: Int[Tensor, 
 
     Tokens are read in pieces that end where a FAST level's clock strikes; a gradient ends where its piece begins. So a
     text may be cut at any such place and nothing changes; a call that begins inside a piece is refused (InputError).
-    Opens a Tape of its own and works under `no_grad`; no parameter moves.
+    Opens a Tape of its own and works under `no_grad`, not under `inference_mode`; no parameter moves.
     """
+    if torch.is_inference_mode_enabled():
+        raise InputError("observe: called under inference_mode or inside a Tape; expected no_grad, or neither")
     if ids.shape != targets.shape:
         raise InputError(f"observe: targets are {list(targets.shape)}; expected those of the ids, {list(ids.shape)}")
     chains = chains_of(model)
@@ -61,6 +64,22 @@ def observe(model: LanguageModel, ids: Int[Tensor, "B T"], targets: Int[Tensor, 
         nats, counted = nats + float(loss.detach()) * judged if judged else nats, counted + judged
     whole = torch.cat(logits, 1) if logits else model(ids, state)[0].detach()
     return Observed(whole, nats / counted if counted else 0.0, state, health)
+
+
+def learning_bits_per_byte(model: LanguageModel, passages: Sequence[bytes]) -> float:
+    """Mean bits for every byte but the first of each passage, where FAST levels learn from the passage as they read it.
+
+    Every passage begins with a fresh state; a byte is scored before it teaches. Raises DataError without two bytes.
+    """
+    device, nats, counted = model.head.weight.device, 0.0, 0
+    for passage in passages:
+        if len(passage) > 1:
+            ids = torch.tensor([list(passage)], device=device)
+            nats += observe(model, ids[:, :-1], ids[:, 1:], model.init_state(1)).loss * (len(passage) - 1)
+            counted += len(passage) - 1
+    if not counted:
+        raise DataError("evaluation: no passage of two bytes or more; expected held-out text")
+    return nats / counted / math.log(2.0)
 
 
 def chains_of(model: LanguageModel) -> dict[str, CMS]:

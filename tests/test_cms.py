@@ -1,6 +1,7 @@
 """Chains of MLPs at paces of their own: what they equal, when they learn, and that nothing depends on the cut."""
 
 import copy
+import math
 from itertools import pairwise
 from typing import Any, cast
 
@@ -14,9 +15,9 @@ from hecate_core.channel import SwiGLU
 from hecate_core.checking_cells import tiny_corpus
 from hecate_core.cms import CMS, ChainMLP
 from hecate_core.config import make_config
-from hecate_core.errors import CompositionError, HecateError, InputError
+from hecate_core.errors import CompositionError, DataError, HecateError, InputError
 from hecate_core.model import Block, LanguageModel
-from hecate_core.observing import observe
+from hecate_core.observing import learning_bits_per_byte, observe
 from hecate_core.records import State, positions_of, unflat
 from hecate_core.shapes import Tensor
 
@@ -284,6 +285,8 @@ def test_observing_moves_state_alone_and_works_without_gradients() -> None:
     silent = observe(model, ids, torch.full_like(targets, -1), start)
     assert all(float(one.abs().max()) == 0.0 for path, one in silent.state.flat().items() if ".channel." in path)
     torch.testing.assert_close(silent.logits, logits_of(model, ids), atol=CLOSE, rtol=CLOSE)  # other pieces
+    with torch.inference_mode(), pytest.raises(InputError, match="observe: called under inference_mode"):
+        observe(model, ids, targets, start)
     restored = unflat(seen.state.flat(), positions_of(seen.state))
     assert torch.equal(logits_of(model, ids, restored), logits_of(model, ids, seen.state))
 
@@ -301,6 +304,28 @@ def test_what_was_learned_makes_the_same_text_likelier() -> None:
             state = state.put(f"{name}.channel", one.replace(position=0))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0] - 0.01
+
+
+def test_held_out_text_is_scored_while_it_teaches() -> None:
+    """Against the logits of one passage after the other; with rate 0 it is the plain score."""
+    passages = [bytes([5, 6, 5, 7, 5, 6, 5, 7, 5, 6]), b"x", bytes([1, 2, 1, 2, 1])]
+
+    def score(model: LanguageModel, *, learn: bool) -> float:
+        nats = []
+        for passage in (passages[0], passages[2]):
+            ids = torch.tensor([list(passage)])
+            seen = observe(model, ids[:, :-1], ids[:, 1:], model.init_state(1))
+            logits = seen.logits if learn else logits_of(model, ids[:, :-1])
+            nats.append(F.cross_entropy(logits[0], ids[0, 1:], reduction="none"))
+        return float(torch.cat(nats).mean()) / math.log(2.0)
+
+    model = model_of(levels=[{"rate": 0.02}])
+    learning = learning_bits_per_byte(model, passages)
+    assert learning == pytest.approx(score(model, learn=True), rel=1e-9)
+    assert learning < score(model, learn=False)
+    assert learning_bits_per_byte(model_of(levels=[{}]), passages) == pytest.approx(score(model, learn=False), rel=1e-9)
+    with pytest.raises(DataError, match="no passage of two bytes"):
+        learning_bits_per_byte(model, [b"x"])
 
 
 def build_of(wall: bool = True) -> Build:
