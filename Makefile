@@ -11,7 +11,7 @@ PACKAGES := hecate_core $(wildcard */src/hecate_*) $(wildcard plugins/*/src/heca
 export OMP_NUM_THREADS := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup demo test lint bench soak clean
+.PHONY: setup demo test lint bench gpu soak clean
 
 setup: $(READY)
 
@@ -37,6 +37,9 @@ soak: $(READY)            # the long products with fixed seeds
 
 bench: $(READY) $(VENV)/peer   # timings as ratios against peers and parts; each script says what it needs
 	for script in $(sort $(wildcard benchmarks/*.py)); do PYTHONPATH=$(VENV)/peer $(PY) $$script || exit 1; done
+
+gpu: $(READY)             # what only a GPU can say: parity, sanitizers, speed, launching; says "not run" without one
+	PYTHONPATH=$(VENV)/peer $(PY) benchmarks/gpu.py $(GPU)
 
 # What the benchmarks compare with lies beside the environment and touches nothing in it.
 $(VENV)/peer: benchmarks/peer.txt $(READY)
