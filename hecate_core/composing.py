@@ -59,14 +59,16 @@ def strategy_of(reference: Any, rule: MemoryRule, *, chunk: int = 64, backend: s
         return strategy
     parsed = Reference.of(reference)
     factory = registry().component("strategy", parsed.name)
-    form = _form_for(factory, parsed.name, rule) or _preferred(factory, rule)
+    mapped: Any = getattr(_form_for(factory, parsed.name, rule), "step_map", None)
+    op = op_of(parsed.name, rule)
     taken = inspect.signature(factory).parameters
     given: dict[str, Any] = {}
     if "chunk" in taken and "chunk" not in parsed.options:
         given["chunk"] = chunk
-    op = getattr(form, "op", None) or getattr(factory, "op", None)
     if "pair" in taken and op is not None:
         given["pair"] = pair_for(op, backend)
+    if "step_pair" in taken and hasattr(mapped, "op"):
+        given["step_pair"] = pair_for(mapped.op, backend)
     made: Strategy = registry().create("strategy", parsed, **given)
     _form_for(made, parsed.name, rule)  # a factory may say only now what it needs
     presented(rule, made)  # or that it cannot serve this one
@@ -78,6 +80,16 @@ def presented(rule: MemoryRule, strategy: Strategy) -> MemoryRule:
     around = getattr(strategy, "around", None)
     made: MemoryRule = rule if around is None else around(rule)
     return made
+
+
+def op_of(strategy: str, rule: MemoryRule) -> str | None:
+    """The op that does the rule's work under a registered strategy; None where there is none, or no such cell."""
+    factory = registry().component("strategy", strategy)
+    form: object = rule.offers(factory.needs) if factory.needs is not None else _preferred(factory, rule)
+    if isinstance(form, Refused):
+        return None
+    op: str | None = getattr(form, "op", None) or getattr(factory, "op", None)
+    return op
 
 
 def _form_for(strategy: Any, name: str, rule: MemoryRule) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from hecate_core import files, reporting_figures, reporting_page
-from hecate_core.checking_validity import OWN, validity, verdict
+from hecate_core.checking.validity import OWN, validity, verdict
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.config import Config, load_config
 from hecate_core.errors import CheckpointError, HecateError, InputError
@@ -52,8 +52,9 @@ def read_run(path: Path | str, *, tokens: int = TOKENS) -> Reported:
     seen = probe(folder, tokens=tokens)
     steps = [record["update"] for record in records if "update" in record]
     updates = tuple(_updates(steps, level.level) for level in seen.levels)
+    bounds = _bounds(config)
     verdicts = tuple(
-        judge(level, updates=moved, ratio=seen.health.get(level.level))
+        judge(level, updates=moved, buffer=seen.health.get(level.level, 0.0) / bounds[level.level])
         for level, moved in zip(seen.levels, updates, strict=True)
     )
     return Reported(folder.name or str(folder), config, manifest, records, seen, verdicts, updates)
@@ -136,17 +137,22 @@ def _memory(run: Reported) -> list[str]:
         made += [show.heading("Gates", 3), reporting_figures.gates_figure(levels)]
     made += [show.heading("Error buffers", 3), *_buffers(run)]
     made += [show.heading("Surprise", 3), reporting_figures.surprise_figure(levels)]
+    peak = max((float(level.surprise.max()) for level in levels if len(level.surprise)), default=0.0)
     for level in levels[:DRAWN]:
-        made += [show.paragraph(level.name), show.coloured(seen.ids, level.surprise, is_text=seen.is_text)]
+        made += [show.paragraph(level.name), show.coloured(seen.ids, level.surprise, peak, is_text=seen.is_text)]
     return made
 
 
 def _buffers(run: Reported) -> list[str]:
-    memory = run.config.model.memory
-    if not run.seen.health or memory is None:
+    if not run.seen.health:
         return [reporting_page.paragraph("No level rests between updates, so no gradients wait.")]
-    bounds = {level: UNHEALTHY * memory.levels[level].update_period ** 0.5 for level in run.seen.health}
-    return [reporting_figures.buffers_figure(run.seen.health, bounds)]
+    return [reporting_figures.buffers_figure(run.seen.health, _bounds(run.config))]
+
+
+def _bounds(config: Config) -> dict[int, float]:
+    """Beyond which ratio |summed gradients| / |the last one| a level's error buffer is unhealthy."""
+    levels = () if config.model.memory is None else config.model.memory.levels
+    return {n: UNHEALTHY * level.update_period**0.5 for n, level in enumerate(levels)}
 
 
 def _validity(config: Config) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hecate_core.checking import check_config, check_plugin, check_rule_everywhere
-from hecate_core.checking_architecture import ARCHITECTURE, ModelCase
-from hecate_core.checking_cells import axes, config_of, covering_rows, impossible, tiny
-from hecate_core.checking_dry_run import DRY_RUN, DryRun
-from hecate_core.checking_memory import estimate
-from hecate_core.checking_validity import OWN, table_lines, validity
+from hecate_core.checking.architecture import ARCHITECTURE, ModelCase
+from hecate_core.checking.cells import axes, config_of, covering_rows, impossible, tiny
+from hecate_core.checking.dry_run import DRY_RUN, DryRun
+from hecate_core.checking.findings import check_config, check_plugin, check_rule_everywhere
+from hecate_core.checking.memory import estimate
+from hecate_core.checking.validity import OWN, table_lines, validity
 from hecate_core.cli.main import run
 from hecate_core.composing import rule_of
 from hecate_core.config import Config, make_config
@@ -159,7 +159,7 @@ def test_a_config_names_its_members_and_they_are_checked() -> None:
 
 
 def test_every_cell_of_a_rule_with_another_retention_can_be_run() -> None:
-    from hecate_core.checking import Findings, _dry_cell
+    from hecate_core.checking.findings import Findings, _dry_cell
 
     found = Findings()
     for cell in validity(["delta"]):

@@ -147,7 +147,7 @@ def test_doctor_finds_what_is_broken(hecate: Hecate, distribution: Install) -> N
         (["plgins"], 'hecate: no command "plgins"; did you mean "plugins"?'),
         (["plugins", "--jsn"], 'hecate plugins: no option "--jsn"; did you mean "--json"?'),
         (["--frobnicate"], 'hecate: no option "--frobnicate"; known: --help, --version'),
-        (["plugins", "show"], 'hecate plugins: "show" is not understood; expected nothing or: show NAME'),
+        (["plugins", "show"], 'hecate plugins: "show" is not understood; expected nothing, show NAME, or table'),
         (["doctor", "now"], "hecate doctor: Got unexpected extra argument(s) (now); see hecate doctor --help"),
         (["--version", "--debug=3"], 'hecate: no option "--debug'),
     ],

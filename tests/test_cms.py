@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hecate_core.blueprint import compose
 from hecate_core.building import Build
 from hecate_core.channel import SwiGLU
-from hecate_core.checking_cells import tiny_corpus
+from hecate_core.checking.cells import tiny_corpus
 from hecate_core.cms import CMS, ChainMLP
 from hecate_core.config import make_config
 from hecate_core.errors import CompositionError, DataError, HecateError, InputError

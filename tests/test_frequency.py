@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hecate_core.building import Build
-from hecate_core.checking_cells import tiny_corpus
+from hecate_core.checking.cells import tiny_corpus
 from hecate_core.composing import leveled_memory
 from hecate_core.config import make_config
 from hecate_core.differentiation import Tape, autodiff

@@ -9,7 +9,7 @@ from hecate_core.cli.output import Output
 from hecate_core.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
-    from hecate_core.checking import Findings
+    from hecate_core.checking.findings import Findings
 
 ConfigFile = Annotated[str | None, Argument(metavar="[CONFIG]", help="A TOML file, or the name of an example (demo).")]
 All = Annotated[bool, Option("--all", help="Every member, every pair of settings, every rule x strategy.")]
@@ -36,17 +36,17 @@ def check(
         raise InputError(f"hecate check: {' and '.join(chosen)} exclude each other; expected one of them")
     import torch
 
-    from hecate_core import checking
+    from hecate_core.checking import findings
 
     torch.set_num_threads(1)
-    for complaint in checking.broken_plugins():
+    for complaint in findings.broken_plugins():
         output.note(complaint)
     if every or exhaustive:
-        found = checking.check_all(exhaustive=exhaustive, watch=output.note)
+        found = findings.check_all(exhaustive=exhaustive, watch=output.note)
     elif rule is not None:
-        found = checking.check_rule_everywhere(rule, watch=output.note)
+        found = findings.check_rule_everywhere(rule, watch=output.note)
     elif plugin is not None:
-        found = checking.check_plugin(plugin, watch=output.note)
+        found = findings.check_plugin(plugin, watch=output.note)
     else:
         found = _of_config(output, config)
     output.result("hecate.checks/1", _records(found), _lines(found, table=table or rule is not None))
@@ -56,7 +56,7 @@ def check(
 def _of_config(output: Output, config: str | None) -> "Findings":
     from pathlib import Path
 
-    from hecate_core import checking
+    from hecate_core.checking import findings
     from hecate_core.cli.build import example
     from hecate_core.config import load_config
     from hecate_core.registry import install
@@ -64,11 +64,11 @@ def _of_config(output: Output, config: str | None) -> "Findings":
     path = None if config is None else Path(config) if Path(config).exists() else example(config)
     loaded = load_config(path)
     install(disable=loaded.plugins.disable)
-    return checking.check_config(loaded, watch=output.note)
+    return findings.check_config(loaded, watch=output.note)
 
 
 def _records(found: "Findings") -> dict[str, object]:
-    from hecate_core.checking import UNSEEN
+    from hecate_core.checking.findings import UNSEEN
 
     return {
         "checks": [check.record() for check in found.checks],
@@ -82,8 +82,8 @@ def _records(found: "Findings") -> dict[str, object]:
 
 
 def _lines(found: "Findings", *, table: bool) -> Iterator[str]:
-    from hecate_core.checking import UNSEEN
-    from hecate_core.checking_validity import table_lines
+    from hecate_core.checking.findings import UNSEEN
+    from hecate_core.checking.validity import table_lines
 
     yield from (check.line for check in found.failed)
     if found.cells:

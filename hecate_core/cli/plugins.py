@@ -10,11 +10,13 @@ from hecate_core.errors import InputError, nearest
 from hecate_core.hooks import KINDS
 from hecate_core.registry import Component, Plugin, Registry, registry
 
-Words = Annotated[list[str] | None, Argument(metavar="[show NAME]", help="A plugin or one of its components.")]
+Words = Annotated[
+    list[str] | None, Argument(metavar="[show NAME | table]", help="One plugin or component; a table of all rules.")
+]
 
 
 def plugins(output: Output, words: Words = None) -> None:
-    """List the installed plugins, or show one plugin or component."""
+    """List the installed plugins, show one plugin or component, or print the table of rules."""
     found = registry()
     for remark in found.remarks:
         output.note(remark)
@@ -22,8 +24,12 @@ def plugins(output: Output, words: Words = None) -> None:
         _list(output, found.plugins())
     elif words[0] == "show" and len(words) == 2:
         _show(output, found, words[1])
+    elif words == ["table"]:
+        _table(output)
     else:
-        raise InputError(f'hecate plugins: "{" ".join(words)}" is not understood; expected nothing or: show NAME')
+        raise InputError(
+            f'hecate plugins: "{" ".join(words)}" is not understood; expected nothing, show NAME, or table'
+        )
 
 
 def _list(output: Output, found: Iterable[Plugin]) -> None:
@@ -67,6 +73,13 @@ def _show(output: Output, found: Registry, name: str) -> None:
     output.result("hecate.plugin/1", records, lines)
     if output.debug:
         _traces(output, chosen)
+
+
+def _table(output: Output) -> None:
+    from hecate_core.checking.catalogue import catalogue, markdown
+
+    rows = catalogue()
+    output.result("hecate.rules/1", {"rules": [row.record() for row in rows]}, markdown(rows))
 
 
 def _record(component: Component) -> dict[str, str]:

@@ -10,9 +10,9 @@ import torch
 
 from hecate_core.blueprint import compose
 from hecate_core.building import Build
-from hecate_core.checking_architecture import ARCHITECTURE, ModelCase
-from hecate_core.checking_cells import tiny, tiny_corpus
-from hecate_core.checking_dry_run import DRY_RUN, DryRun
+from hecate_core.checking.architecture import ARCHITECTURE, ModelCase
+from hecate_core.checking.cells import tiny, tiny_corpus
+from hecate_core.checking.dry_run import DRY_RUN, DryRun
 from hecate_core.config import Config, load_config
 from hecate_core.errors import HecateError
 from hecate_core.mixer import Mixer
@@ -64,6 +64,12 @@ def test_read_before_the_write_it_is_the_memory_of_the_segments_start(segment: i
         gate: Any = mixer.join.gate
         expected = mixer.project(gate(torch.cat(reads, 1), x))
     torch.testing.assert_close(read(mixer, x), expected, atol=CLOSE, rtol=1e-9)
+    with torch.no_grad():
+        state, parts = mixer.init_state(2), []
+        for piece in x.split([2, 5, 4], 1):  # calls that begin inside a segment
+            y, state = mixer(piece, state)
+            parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, 1), expected, atol=CLOSE, rtol=1e-9)
     assert not torch.allclose(read(mixer_of("hope"), x), expected)
 
 

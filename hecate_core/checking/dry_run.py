@@ -7,7 +7,7 @@ import torch
 
 from hecate_core import checkpoint
 from hecate_core.building import Build
-from hecate_core.checking_cells import tiny_corpus
+from hecate_core.checking.cells import tiny_corpus
 from hecate_core.config import Config
 from hecate_core.shapes import Tensor
 from hecate_core.testing.engine import Failed, Suite

@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 
-from hecate_core.checking_cells import CHUNK
+from hecate_core.checking.cells import CHUNK
 from hecate_core.composed import ComposedRule
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.errors import HecateError
@@ -70,13 +70,13 @@ def validity(rules: list[str] | None = None) -> Iterator[Cell]:
                 yield from _alike(name, retention, compositions, str(error))
                 continue
             for strategy in registry().names("strategy"):
-                found = _judged(made, strategy)
+                found = judged(made, strategy)
                 for composition, problem in compositions.items():
-                    judged = ("invalid", problem) if problem else found
-                    yield Cell(name, retention, strategy, composition, *judged)
+                    yield Cell(name, retention, strategy, composition, *(("invalid", problem) if problem else found))
 
 
-def _judged(rule: MemoryRule, strategy: str) -> tuple[str, str]:
+def judged(rule: MemoryRule, strategy: str) -> tuple[str, str]:
+    """What a registered strategy makes of a rule, told before it is made: as `verdict`."""
     try:
         factory = registry().component("strategy", strategy)
         if factory.needs is None:

@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from hecate_core.building import Build
-from hecate_core.checking_cells import tiny_corpus
+from hecate_core.checking.cells import tiny_corpus
 from hecate_core.config import Config, Level
 from hecate_core.levels import LevelSpec, due_runs, reset_offsets
 from hecate_core.model import Block, LanguageModel, next_token_loss

@@ -8,11 +8,11 @@ from typing import Any
 
 import attrs
 
-from hecate_core.checking_architecture import ARCHITECTURE, ModelCase
-from hecate_core.checking_cells import Row, axes, config_of, covering_rows, tiny
-from hecate_core.checking_dry_run import DRY_RUN, DryRun
-from hecate_core.checking_memory import Estimate, estimate
-from hecate_core.checking_validity import OWN, Cell, validity, with_retention
+from hecate_core.checking.architecture import ARCHITECTURE, ModelCase
+from hecate_core.checking.cells import Row, axes, config_of, covering_rows, tiny
+from hecate_core.checking.dry_run import DRY_RUN, DryRun
+from hecate_core.checking.memory import Estimate, estimate
+from hecate_core.checking.validity import OWN, Cell, validity, with_retention
 from hecate_core.composing import rule_of
 from hecate_core.config import Config, Reference
 from hecate_core.errors import HecateError, InputError, nearest

@@ -1,0 +1,93 @@
+"""The table of rules, derived from what is registered: knobs, state, strategies, kernel pair, specification."""
+
+import inspect
+from typing import Any
+
+import torch
+from attrs import asdict, frozen
+
+from hecate_core.checking.validity import judged
+from hecate_core.composed import ComposedRule
+from hecate_core.composing import op_of, rule_of
+from hecate_core.config.reference import KNOBS
+from hecate_core.parameters import initial_params
+from hecate_core.protocols import MemoryRule
+from hecate_core.records import State
+from hecate_core.registry import registry
+
+HEAD = 64
+"""Widths of keys and values, in channels, at which a rule's state is counted."""
+
+
+@frozen
+class RuleRow:
+    """One registered rule at its defaults; `state_bytes` are of one row and head, in float32 at keys and values of 64.
+
+    `knobs` maps structure, bias, retention and algorithm to registered names; a rule with a step of its own has none.
+    `strategies` maps names to exact or approximate (a strategy that cannot serve the rule is left out), `ops` are those
+    whose kernel pairs serve it, `spec` is relative to the specs of its distribution.
+    """
+
+    name: str
+    distribution: str
+    knobs: dict[str, str]
+    state_bytes: int
+    strategies: dict[str, str]
+    ops: tuple[str, ...]
+    spec: str
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def catalogue() -> list[RuleRow]:
+    """A row per registered rule, by name; raises what a rule raises that cannot be made."""
+    return [_row(name) for name in registry().names("rule")]
+
+
+def _row(name: str) -> RuleRow:
+    rule = rule_of(name)
+    verdicts = {strategy: judged(rule, strategy)[0] for strategy in registry().names("strategy")}
+    valid = {strategy: verdict for strategy, verdict in verdicts.items() if verdict != "invalid"}
+    return RuleRow(
+        name=name,
+        distribution=registry().find("rule", name).origin.distribution,
+        knobs={knob: _called(knob, getattr(rule, knob)) for knob in KNOBS} if isinstance(rule, ComposedRule) else {},
+        state_bytes=_state_bytes(rule),
+        strategies=valid,
+        ops=tuple(sorted({op for name in valid if (op := op_of(name, rule)) is not None})),
+        spec=rule.spec,
+    )
+
+
+def _called(kind: str, knob: object) -> str:
+    """The name under which a knob's class is registered; the class's own where nobody did."""
+    for name in registry().names(kind):
+        factory = registry().component(kind, name)
+        if factory is type(knob) or (not inspect.isclass(factory) and type(factory()) is type(knob)):
+            return name
+    return type(knob).__name__
+
+
+def _state_bytes(rule: MemoryRule) -> int:
+    params = initial_params(rule, {"H": 1, "K": HEAD, "V": HEAD})
+    state: State = rule.init_state(params, 1)
+    return sum(one.numel() * torch.float32.itemsize for one in state.flat().values())
+
+
+def markdown(rows: list[RuleRow]) -> list[str]:
+    """The rows as a Markdown table."""
+    head = ["rule", "of", "structure x bias x retention x algorithm", "state, bytes", "exact", "approximate", "op"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---|--:|---|---|---|"]
+    return lines + ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+
+
+def _cells(row: RuleRow) -> list[str]:
+    by_verdict = {
+        wanted: ", ".join(name for name, verdict in row.strategies.items() if verdict == wanted)
+        for wanted in ("exact", "approximate")
+    }
+    knobs = " x ".join(row.knobs.values()) or "a step of its own"
+    ops = ", ".join(row.ops) or "none"
+    return [row.name, row.distribution, knobs, f"{row.state_bytes:,}", *by_verdict.values(), ops]

@@ -1,0 +1,54 @@
+"""The table of rules: derived from what is registered, and what docs/rules.md says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hecate_core.checking.catalogue import catalogue, markdown
+from hecate_core.cli.main import run
+from hecate_core.registry import registry
+
+from .specs import ROOT, SPECIFIED, read
+
+PAGE = Path(__file__).parents[1] / "docs" / "rules.md"
+
+
+def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plugins", "table"]) == 0
+    table = capsys.readouterr().out
+    assert PAGE.read_text(encoding="utf-8").endswith("\n\n" + table), "run: hecate plugins table, and put it there"
+
+
+def test_rows_agree_with_the_contracts_of_the_specifications() -> None:
+    """Two derivations of one table: from the objects, and from what their specifications promise."""
+    assert "rule" in SPECIFIED
+    rows = catalogue()
+    assert [row.name for row in rows] == registry().names("rule")
+    for row in rows:
+        spec = read(ROOT / row.spec)
+        assert spec is not None
+        contract = spec.contract
+        assert row.distribution == contract["distribution"]
+        for strategy, verdict in contract["strategies"].items():
+            assert row.strategies[strategy] == verdict, row.name
+        if row.knobs:
+            assert list(row.knobs) == list(contract["knobs"])
+            assert row.knobs == {knob: name.split("(")[0] for knob, name in contract["knobs"].items()}, row.name
+        if contract["pair"] != "none":
+            assert contract["pair"] in row.ops
+
+
+def test_json_has_the_same_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plugins", "table", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema"] == "hecate.rules/1"
+    assert [row["name"] for row in found["rules"]] == registry().names("rule")
+    titans = next(row for row in found["rules"] if row["name"] == "titans")
+    assert titans["state_bytes"] == 2 * 64 * 64 * 4  # a memory and its momentum
+
+
+def test_a_table_is_markdown() -> None:
+    lines = markdown(catalogue()[:2])
+    assert len(lines) == 4
+    assert {line.count("|") for line in lines} == {8}
