@@ -185,6 +185,23 @@ def test_a_global_chunk_beyond_the_text_reads_its_start() -> None:
     assert float((y - z - constant).abs().max()) < EXACT
 
 
+def test_the_mean_of_a_global_chunk_keeps_a_repeated_key_bounded() -> None:
+    """With the sum one key's error is multiplied by 1 - 16 write per chunk; with the mean by 1 - write."""
+    given = {**tokens(320), "gates": {name: torch.full((B, H, 320), 0.9).double() for name in ("retain", "write")}}
+    given["gates"]["retain"] = torch.ones(B, H, 320).double()
+    given["k"] = given["k"][:, :, :1].expand(B, H, 320, K)
+    sizes = {
+        reduce: float(run(given, tnt(global_chunk=16, reduce=reduce, local_chunks=[], shards=[]))[0].abs().max())
+        for reduce in ("sum", "mean")
+    }
+    assert sizes["sum"] > 1e9
+    assert sizes["mean"] < 30.0
+    slower = {**given, "gates": {**given["gates"], "write": given["gates"]["write"] / 16}}
+    y, _ = run(slower, tnt(global_chunk=16, local_chunks=[], shards=[]))
+    z, _ = run(given, tnt(global_chunk=16, reduce="mean", local_chunks=[], shards=[]))
+    assert torch.equal(y, z)
+
+
 # --- laws --------------------------------------------------------------------------------------------------------
 
 SMALL = tnt(global_chunk=6, local_chunks=[2, 4], shards=[4, 8])
@@ -318,6 +335,7 @@ REFUSED = [
     (tnt(local_chunks=[0]), "tnt: local_chunks = [0]; expected integers >= 1"),
     (tnt(local_chunks=[8], shards=[12]), "tnt: shards = [12]; expected multiples of the local chunks [8]"),
     (tnt(local_chunks=[2, 4], shards=[8, 8, 8]), "expected one for all 2 local memories, or one each"),
+    (tnt(reduce="none"), 'tnt: reduce = "none"; expected "sum"'),
     (tnt(stage=3), "tnt: stage = 3; expected 1"),
     (tnt(stage=2, fine_chunks=[16]), "tnt: fine_chunks = [16]; expected one for each of [8], none larger"),
     (tnt(local_chunk=[8]), 'unknown option "local_chunk"; did you mean "local_chunks"?'),
@@ -357,3 +375,5 @@ def test_a_rule_without_keys_is_served_without_the_projection_only() -> None:
     with pytest.raises(CompositionError, match="no keys as wide as queries; set project = false"):
         TNT().around(Keyless())  # type: ignore[arg-type]
     TNT(project=False).around(Keyless())  # type: ignore[arg-type]
+    with pytest.raises(CompositionError, match='no write gate; reduce = "mean" wants one'):
+        strategy_of(tnt(reduce="mean"), rule_of("linear"))

@@ -30,7 +30,8 @@ from hecate_tnt.projection import projected
 class TNT:
     """Reads of one global memory and of every local one, added up.
 
-    `global_chunk` (0: no global memory): its gradients are taken, and it is read, at the memory its chunk began with.
+    `global_chunk` (0: no global memory): its gradients are taken, and it is read, at the memory its chunk began with;
+    `reduce` "mean" divides its write rates by the chunk.
     `local_chunks`: one local memory each, gradients at the chunk's start, read after each write. `shards`: tokens after
     which each starts anew, one for all or one each, a multiple of its chunk. `project`: queries of local memories pass
     the keys of their shard. `stage` 2 takes `fine_chunks` in place of `local_chunks`. `detach`, `link` as in `frozen`.
@@ -46,6 +47,7 @@ class TNT:
         self,
         *,
         global_chunk: int = 64,
+        reduce: str = "sum",
         local_chunks: tuple[int, ...] = (8,),
         shards: tuple[int, ...] = (64,),
         project: bool = True,
@@ -55,7 +57,9 @@ class TNT:
         link: str = "token",
         pair: DecayedLinearPair | None = None,
     ) -> None:
-        self.global_chunk, self.project = global_chunk, project
+        if reduce not in ("sum", "mean"):
+            raise InputError(f'tnt: reduce = "{reduce}"; expected "sum" (as printed) or "mean" (of a global chunk)')
+        self.global_chunk, self.reduce, self.project = global_chunk, reduce, project
         chosen = _chosen(tuple(local_chunks), tuple(fine_chunks), stage)
         self.local_chunks, self.shards = chosen, _shards(tuple(shards), chosen)
         if global_chunk < 0 or not (global_chunk or chosen):
@@ -73,6 +77,8 @@ class TNT:
         form = rule.offers(Linearised)
         if isinstance(form, Refused):
             raise CompositionError(f'rule "{rule.name}" has no linearised form ({form.reason}); use "sequential"')
+        if self.global_chunk and self.reduce == "mean" and "write" not in rule.gates:
+            raise CompositionError(f'rule "{rule.name}" under strategy "tnt": no write gate; reduce = "mean" wants one')
         if self.project and self.local_chunks:
             if rule.inputs.get("k") != rule.inputs["q"]:
                 raise CompositionError(
@@ -105,7 +111,7 @@ class TNT:
             return self.read(rule, params, state, tokens.q), state
         reads, after = [], state
         if self.global_chunk:
-            y, after = self._global(plain, params, tokens, state, write)
+            y, after = self._global(plain, params, self._reduced(tokens), state, write)
             reads.append(y)
         for index in range(len(self._locals)):
             mine = params_of(plain, params, index)
@@ -142,6 +148,10 @@ class TNT:
         name, axis = _key_axis(plain)
         heads, width = mine[name].shape[0], mine[name].shape[axis]
         return local.replace(projection=mine[name].new_zeros(batch, heads, width, width))
+
+    def _reduced(self, tokens: Tokens) -> Tokens:
+        """The tokens as the global memory writes them."""
+        return tokens if self.reduce == "sum" else tokens.replace(write=tokens.write / self.global_chunk)
 
     def _local(
         self, index: int, plain: MemoryRule, mine: Params, tokens: Tokens, state: State, write: Tensor | None

@@ -1,0 +1,26 @@
+"""docs/stability.md says what the measured file says, and the file speaks of every rule there is."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from hecate_core.registry import registry
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_page_is_made_of_the_measurements() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "stability.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_rule_is_measured_and_its_declared_range_is_the_present_one() -> None:
+    found = {one["rule"]: one for one in json.loads((ROOT / "benchmarks/results/stability.json").read_text())}
+    assert sorted(found) == registry().names("rule"), "run benchmarks/stability.py NAME"
+    for name, one in found.items():
+        gates = registry().create("rule", name).gates
+        if "write" in gates:
+            declared = {gate: [limits.low, limits.high] for gate, limits in gates.items()}
+            assert one["declared"] == declared, f"run benchmarks/stability.py {name}"
