@@ -81,7 +81,8 @@ class Linearised:
     "scalar", "column" or "row". `link` maps what is stored to weights (None: they are the same). `project` maps the
     stored weights back to their domain, for every read and at chunk ends. `exact` is True where no factor depends on
     the anchor. `step_map` stands between momentum and memory, A_t = keep A + inject step_map(S_t), and needs a momentum
-    and a scalar `keep`. `group` changes in a row stand for one token, whose read is that of the last; with a `step_map`
+    and a scalar `keep`; one with an attribute `op` has `on(pair)`, the same map by an implementation of that op.
+    `group` changes in a row stand for one token, whose read is that of the last; with a `step_map`
     only the last may have an `inject`. `gather` is asked first. `pace(tokens)`, where a rule can give it, is the decays
     of `factors` without an anchor: a strategy then prepares all chunks of a call at once.
     """

@@ -6,6 +6,7 @@ Chunks lie on an absolute grid and the anchor is state, so however a text is cut
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -32,8 +33,8 @@ class Frozen:
     acts: "token" at every read (the meaning), "chunk" once, at each chunk's first token, with weights that run
     linearly through the rest of it (cheaper, another approximation). `read` says what is read: "token" the memory
     after the token's write (the meaning), "anchor" the one that the chunk began with, as a coarse memory beside finer
-    ones is read. Source: [2501.00663] Eq. 16-18; [2504.13173] Eq. 28, for `link="chunk"` Eq. 30-32; for
-    `read="anchor"` [2511.07343] Eq. 5, 7, [2512.24695] Eq. 90.
+    ones is read. `pair` implements the op, `step_pair` that of a rule's step map. Source: [2501.00663] Eq. 16-18;
+    [2504.13173] Eq. 28, for `link="chunk"` Eq. 30-32; for `read="anchor"` [2511.07343] Eq. 5, 7, [2512.24695] Eq. 90.
     """
 
     name = "frozen"
@@ -49,6 +50,7 @@ class Frozen:
         link: str = "token",
         read: str = "token",
         pair: DecayedLinearPair = REFERENCE,
+        step_pair: Any = None,
     ) -> None:
         if chunk < 1:
             raise InputError(f"frozen: chunk = {chunk}; expected an integer >= 1")
@@ -59,6 +61,7 @@ class Frozen:
         if (link, read) == ("chunk", "anchor"):
             raise InputError('frozen: link = "chunk" with read = "anchor"; expected link = "token": one read, one link')
         self.chunk, self.detach, self.link, self.read, self.pair = chunk, detach, link, read, pair
+        self.step_pair = step_pair
 
     def init_state(self, rule: MemoryRule, params: Params, batch: int) -> State:
         """The rule's first state and the anchor of the first chunk."""
@@ -168,7 +171,9 @@ class _Walk:
     def _grow(self, stored: Stored, factors: Factors, spread: Decays | None) -> Growth:
         form = self._form
         if form.step_map is not None:
-            return GrownMapped(stored, factors, form.step_map, form.group)
+            step: Any = form.step_map
+            by = self._how.step_pair
+            return GrownMapped(stored, factors, step if by is None else step.on(by), form.group)
         if form.axis != "scalar":
             return GrownChannels(stored, factors, form.axis)
         if spread is None:

@@ -4,8 +4,9 @@ Spec: specs/knobs/newton-schulz.md, Eq. 1 to 3; the backward is Eq. 4 to 6.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
+import attrs
 import torch
 
 from hecate_core.api import MOMENTUM, WRITE, CompositionError, Float, Gate, Rates, Tensor, Tokens, nearest
@@ -14,8 +15,54 @@ COEFFICIENTS = {"muon": (3.4445, -4.7750, 2.0315), "polar": (1.5, -0.5, 0.0)}
 FLOOR = 1e-7  # added to the norm: zero stays zero
 
 
+class NewtonSchulzPair(Protocol):
+    """One implementation of the op `newton_schulz`, on matrices `[G, V, K]` with V <= K: no side but V is squared."""
+
+    op: str
+    backend: str
+
+    def forward(self, matrix: Tensor, steps: int, coefficients: str) -> Tensor:
+        """The matrix after the steps."""
+        ...
+
+    def backward(self, matrix: Tensor, steps: int, coefficients: str, d_out: Tensor) -> Tensor:
+        """The gradient by the matrix."""
+        ...
+
+
+class Reference:
+    """The op in plain torch, on any device. Recomputes the iterates backward: five of them per token are too many."""
+
+    op = "newton_schulz"
+    backend = "reference"
+
+    def forward(self, matrix: Tensor, steps: int, coefficients: str) -> Tensor:
+        """See `NewtonSchulzPair`."""
+        return _iterates(matrix, steps, COEFFICIENTS[coefficients])[-1]
+
+    def backward(self, matrix: Tensor, steps: int, coefficients: str, d_out: Tensor) -> Tensor:
+        """See `NewtonSchulzPair`; specs/knobs/newton-schulz.md, Eq. 4 to 6."""
+        a, b, c = COEFFICIENTS[coefficients]
+        d = d_out
+        for x in reversed(_iterates(matrix, steps, COEFFICIENTS[coefficients])[:-1]):
+            square = x @ x.mT
+            turned, answer = square @ d, d @ x.mT
+            by_square = b * answer + c * (answer @ square + square @ answer)
+            d = a * d + b * turned + c * (square @ turned) + (by_square + by_square.mT) @ x
+        norm = matrix.norm(dim=(-2, -1), keepdim=True)
+        along = (matrix * d).sum((-2, -1), keepdim=True) / (norm.clamp_min(1e-30) * (norm + FLOOR))
+        d_matrix: Tensor = (d - matrix * along) / (norm + FLOOR)
+        return d_matrix
+
+
+REFERENCE = Reference()
+
+
 def newton_schulz(
-    matrix: Float[Tensor, "... V K"], steps: int = 5, coefficients: str = "muon"
+    matrix: Float[Tensor, "... V K"],
+    steps: int = 5,
+    coefficients: str = "muon",
+    pair: NewtonSchulzPair = REFERENCE,
 ) -> Float[Tensor, "... V K"]:
     """X = S / |S|, then `steps` times X <- a X + b (X X^T) X + c (X X^T)^2 X.
 
@@ -23,33 +70,27 @@ def newton_schulz(
     polar factor. Saves nothing but the matrix for the backward, once differentiable. Source: [2505.23735] Eq. 32.
     """
     if matrix.shape[-2] > matrix.shape[-1]:  # the small side is squared
-        return newton_schulz(matrix.mT, steps, coefficients).mT
-    made: Tensor = _NewtonSchulz.apply(matrix, steps, COEFFICIENTS[coefficients])
-    return made
+        return newton_schulz(matrix.mT, steps, coefficients, pair).mT
+    made: Tensor = _NewtonSchulz.apply(
+        matrix.flatten(0, -3) if matrix.dim() > 2 else matrix[None], steps, coefficients, pair
+    )
+    return made.view(matrix.shape)
 
 
 class _NewtonSchulz(torch.autograd.Function):
-    """Recomputes the iterates backward: five of them per token's momentum would not fit beside it."""
+    """Joins a pair's forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, steps: int, coefficients: tuple[float, float, float]) -> Tensor:
+    def forward(ctx: Any, matrix: Tensor, steps: int, coefficients: str, pair: NewtonSchulzPair) -> Tensor:
         ctx.save_for_backward(matrix)
-        ctx.steps, ctx.coefficients = steps, coefficients
-        return _iterates(matrix, steps, coefficients)[-1]
+        ctx.given = pair, steps, coefficients
+        return pair.forward(matrix, steps, coefficients)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None, None]:
-        (matrix,) = ctx.saved_tensors
-        a, b, c = ctx.coefficients
-        for x in reversed(_iterates(matrix, ctx.steps, ctx.coefficients)[:-1]):
-            square = x @ x.mT
-            turned, answer = square @ d, d @ x.mT
-            by_square = b * answer + c * (answer @ square + square @ answer)
-            d = a * d + b * turned + c * (square @ turned) + (by_square + by_square.mT) @ x
-        norm = matrix.norm(dim=(-2, -1), keepdim=True)
-        along = (matrix * d).sum((-2, -1), keepdim=True) / (norm.clamp_min(1e-30) * (norm + FLOOR))
-        return (d - matrix * along) / (norm + FLOOR), None, None
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None, None, None]:
+        pair, steps, coefficients = ctx.given
+        return pair.backward(ctx.saved_tensors[0], steps, coefficients, d), None, None, None
 
 
 def _iterates(matrix: Tensor, steps: int, coefficients: tuple[float, float, float]) -> list[Tensor]:
@@ -60,6 +101,24 @@ def _iterates(matrix: Tensor, steps: int, coefficients: tuple[float, float, floa
         square = x @ x.mT
         found.append(a * x + (b * square + c * (square @ square)) @ x)
     return found
+
+
+@attrs.frozen
+class NewtonSchulzStep:
+    """The step map of `NewtonSchulzMomentum`; `on(pair)` is the same map by another implementation of its op."""
+
+    steps: int
+    coefficients: str
+    pair: NewtonSchulzPair = REFERENCE
+    op = "newton_schulz"
+
+    def __call__(self, momentum: Float[Tensor, "... V K"]) -> Float[Tensor, "... V K"]:
+        """NS(momentum)."""
+        return newton_schulz(momentum, self.steps, self.coefficients, self.pair)
+
+    def on(self, pair: NewtonSchulzPair) -> "NewtonSchulzStep":
+        """The map as a strategy with a pair for `op` takes it."""
+        return attrs.evolve(self, pair=pair)
 
 
 class NewtonSchulzMomentum:
@@ -84,7 +143,7 @@ class NewtonSchulzMomentum:
         if rate not in ("outside", "inside"):
             raise CompositionError(f'newton-schulz: rate = "{rate}"; expected "outside" (of NS) or "inside"')
         self.steps, self.coefficients, self.rate = steps, coefficients, rate
-        self.step_map: Callable[[Tensor], Tensor] | None = self._orthogonal
+        self.step_map: Callable[[Tensor], Tensor] | None = NewtonSchulzStep(steps, coefficients)
 
     def rates(self, tokens: Tokens) -> Rates:
         """Outside: full gradients, the step is `write`. Inside: weighted gradients, the step has size 1."""
@@ -92,6 +151,3 @@ class NewtonSchulzMomentum:
         if self.rate == "inside":
             return Rates(write, momentum=tokens.momentum)
         return Rates(torch.ones_like(write), momentum=tokens.momentum, inject=write)
-
-    def _orthogonal(self, momentum: Tensor) -> Tensor:
-        return newton_schulz(momentum, self.steps, self.coefficients)

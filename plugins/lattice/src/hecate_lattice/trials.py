@@ -84,6 +84,7 @@ def _inputs(case: _Case) -> tuple[LatticeTokens, Tensor, Tensor, Tensor]:
 
     codes = [normalize(normal(case.length, case.slots), dim=-1) for _ in range(2)]
     q, k, v, d_out = (laid(one.to(case.dtype)) for one in (*codes, *(normal(case.length, case.width) for _ in "vy")))
+    v = 2.0 * normalize(v.float(), dim=-1).to(case.dtype)  # encode amplifies rounding by the square of a value
     write, retain = (torch.rand(*lead, case.length, generator=random) for _ in range(2))
     due = torch.rand(*lead, case.length, generator=random) > 0.3 if case.gated else None
     if due is not None:
