@@ -223,6 +223,8 @@ def test_nested_is_sequential_with_the_resets_that_its_periods_say() -> None:
     assert not torch.equal(seen[0][:, 3 * GRAIN :], seen[2][:, 3 * GRAIN :])
     state = observe(nested, ids[:, : 3 * GRAIN], targets[:, : 3 * GRAIN], nested.init_state(2)).state
     assert float(state.block0.channel.level0.change.up.abs().max()) == 0.0
+    pending = state.block0.channel.level0.pending  # of the context that has ended nothing is left to learn from
+    assert float(pending.up.abs().max()) == 0.0 == pending.position
     assert float(state.block0.channel.level1.change.up.abs().max()) > 0.0
 
 
