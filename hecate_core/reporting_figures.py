@@ -92,6 +92,8 @@ def norms_figure(levels: Sequence[Level], dead: Sequence[bool]) -> str:
         if is_dead:
             panel.set_facecolor("#fbe9e7")
         _finish(panel, "token", "norm", legend=True)
+    for panel in axes[len(levels) :]:
+        panel.set_axis_off()
     return _svg(figure, "norms")
 
 

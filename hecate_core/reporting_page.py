@@ -90,9 +90,8 @@ def glance(levels: Sequence[Level], verdicts: Sequence[Verdict], updates: Sequen
     return table(head, rows)
 
 
-def coloured(ids: Sequence[int], surprise: Tensor, *, is_text: bool) -> str:
-    """The text, each token on a colour as strong as its surprise beside the largest one."""
-    peak = float(surprise.max()) if len(surprise) else 0.0
+def coloured(ids: Sequence[int], surprise: Tensor, peak: float, *, is_text: bool) -> str:
+    """The text, each token on a colour as strong as its surprise beside `peak`, the largest of the run."""
     pieces = []
     for token, one in zip(ids, surprise.tolist(), strict=False):
         shown = _shown(token) if is_text else f"{token} "

@@ -109,9 +109,13 @@ def _text(config: Config, tokens: int) -> tuple[Int[Tensor, "B T"], Int[Tensor, 
     passages = [passage for passage in open_corpus(config.data.path).heldout if len(passage) > 1]
     if not passages:
         raise InputError("report: nothing is held out of the run's text; expected a longer text")
-    longest = max(passages, key=len)[: tokens + 1]
-    ids = torch.frombuffer(bytearray(longest), dtype=torch.uint8).long().unsqueeze(0)
+    wordiest = max((passage[: tokens + 1] for passage in passages), key=lambda text: sum(map(_is_letter, text)))
+    ids = torch.frombuffer(bytearray(wordiest), dtype=torch.uint8).long().unsqueeze(0)
     return ids[:, :-1], ids[:, 1:]
+
+
+def _is_letter(byte: int) -> bool:
+    return chr(byte).isalpha() and byte < 128
 
 
 def _rule(config: Config) -> MemoryRule:

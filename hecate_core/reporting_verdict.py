@@ -18,11 +18,11 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def judge(level: Level, *, updates: tuple[int, int] | None = None, ratio: float | None = None) -> Verdict:
-    """A level's state; `updates` are the steps that moved its parameters, of how many, `ratio` its error buffer's.
+def judge(level: Level, *, updates: tuple[int, int] | None = None, buffer: float = 0.0) -> Verdict:
+    """A level's state; `updates`: the steps that moved its parameters, of how many; `buffer`: shares of a healthy one.
 
     Dead: nothing is written, or nothing that can be felt. Odd: a gate sits at an edge of its range, parameters that
-    moved once at most, or no effect on the loss.
+    moved once at most, an unhealthy error buffer, or no effect on the loss.
     """
     dead, odd = [], []
     count = len(level.change)
@@ -36,8 +36,8 @@ def judge(level: Level, *, updates: tuple[int, int] | None = None, ratio: float 
         odd.append(f"gate {name} sits at its {edge} edge for {share:.0%} of the tokens")
     if updates is not None and updates[1] > 1 and updates[0] <= 1:
         odd.append(f"its parameters moved in {updates[0]} of {updates[1]} steps")
-    if ratio is not None and not ratio < float("inf"):
-        odd.append("its error buffer is not finite")
+    if not buffer <= 1.0:
+        odd.append(f"its error buffer is {buffer:.3g} times as long as a healthy one may be")
     return Verdict("dead" if dead else "odd" if odd else "live", (*dead, *odd))
 
 

@@ -101,6 +101,14 @@ def test_a_planted_dead_level_is_told_by_text_and_colour(written: str, built: Pa
     assert text.count("<svg ") == len(FIGURES)
 
 
+def test_the_text_is_coloured_by_the_surprise_of_its_level(written: str) -> None:
+    alive, _, dead = re.findall(r'<div class="text">(.*?)</div>', written, re.DOTALL)
+    shares = [[float(share) for share in re.findall(r"rgba\(214,69,65,([\d.]+)\)", text)] for text in (alive, dead)]
+    assert len(shares[0]) == len(shares[1]) == 24
+    assert max(shares[0]) > 0.1
+    assert max(shares[1]) == 0.0
+
+
 def test_numbers_of_the_page_are_those_of_the_run(written: str, built: Path) -> None:
     records = [json.loads(line) for line in (built / "metrics.jsonl").read_text().splitlines()]
     mean = round(sum(r.get("tokens", 0) for r in records) / sum(r.get("seconds", 0) for r in records))
@@ -147,6 +155,7 @@ def test_verdicts_name_their_reason() -> None:
     assert judge(stuck).reasons == ("gate write sits at its lower edge for 100% of the tokens",)
     keeps = level(gates={"retain": torch.full((10,), 0.9999)}, ranges={"retain": (0.0, 0.9999)})
     assert judge(keeps).state == "live"
+    assert "3 times as long as a healthy one" in judge(level(), buffer=3.0).reasons[0]
     assert judge(level(), updates=(1, 40)).reasons == ("its parameters moved in 1 of 40 steps",)
 
 
