@@ -3,6 +3,7 @@
 from hecate_core.algebra import outer, scaled, times, times_transposed
 from hecate_core.composed import ComposedRule
 from hecate_core.errors import CompositionError, HecateError, InputError, nearest
+from hecate_core.files import append_bytes
 from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused, Sequenced
 from hecate_core.gates import MOMENTUM, RETAIN, WRITE, Gate
 from hecate_core.knobs.algorithms import GradientDescent, Momentum
@@ -105,6 +106,7 @@ __all__ = [
     "Tokens",
     "Trace",
     "Weights",
+    "append_bytes",
     "at_least_zero",
     "below_one",
     "is_shaping",

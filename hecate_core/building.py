@@ -36,6 +36,7 @@ from hecate_core.registry import registry
 from hecate_core.run_folder import RunFolder, demand_names, load_module
 from hecate_core.schedule import rate
 from hecate_core.shapes import Tensor
+from hecate_core.sinks import sinks_of, told
 from hecate_core.stopping import Stop, stopping
 from hecate_core.stream import Chunk, ContextStream
 from hecate_core.tasks import Task, TaskStream
@@ -237,14 +238,15 @@ def build(
         if isinstance(out, RunFolder)
         else RunFolder(out or new_run_folder(Path("runs"), made.config), keep=run.keep)
     )
+    sinks = sinks_of(run.sinks)
     with folder.alone(resume=resume), stopping() as stop:
         if resume:
             made.restore(*folder.newest_checkpoint(made.config))
             folder.go_on(made)
         else:
             folder.begin(made)
-        with _saving_on_interrupt(made, folder):
-            _loop(made, folder, _teller(folder, watch), stop)
+        with _saving_on_interrupt(made, folder), told(sinks, folder.path) as tell_sinks:
+            _loop(made, folder, _teller(folder, tell_sinks, watch), stop)
     return made
 
 
@@ -283,9 +285,10 @@ def _step(made: Build, folder: RunFolder) -> Record:
         raise DivergedError(f"{error}; {write_bundle(place, parts, meta, made.reads, str(error))}") from error
 
 
-def _teller(folder: RunFolder, watch: Watcher | None) -> Watcher:
+def _teller(folder: RunFolder, tell_sinks: Watcher, watch: Watcher | None) -> Watcher:
     def tell(record: Record) -> None:
         folder.append(record)
+        tell_sinks(record)
         if watch is not None:
             watch(record)
 

@@ -141,6 +141,27 @@ def append_json(path: Path | str, record: object) -> None:
             os.close(handle)
 
 
+def append_bytes(path: Path | str, content: bytes) -> None:
+    """Add to the end of a file, made with its folder where missing; after a failure the file is as before.
+
+    Not synced. Raises StorageError.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    with _reported(path):
+        handle = disk.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        try:
+            size = os.fstat(handle).st_size
+            try:
+                _write_all(handle, content)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    disk.truncate(handle, size)
+                raise
+        finally:
+            os.close(handle)
+
+
 def read_json_lines(path: Path | str) -> tuple[list[dict[str, Any]], int]:
     """The records of a file of lines, and how many lines were no JSON object (a torn last line is one)."""
     records, skipped = [], 0

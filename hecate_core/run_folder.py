@@ -213,7 +213,7 @@ def demand_names(place: str, wanted: Mapping[str, Tensor], given: Mapping[str, T
 
 def _essence(plain: Mapping[str, Any]) -> Record:
     """A config without what only says how long and how often."""
-    free = {"steps", "log_interval", "eval_interval", "checkpoint_interval", "keep"}
+    free = {"steps", "log_interval", "eval_interval", "checkpoint_interval", "keep", "sinks"}
     run = {key: value for key, value in plain["run"].items() if key not in free}
     # A cosine knows the last step; then the number of steps is part of what was built.
     if plain["schedule"]["decay"] != "constant":

@@ -146,6 +146,7 @@ class Run:
     autocast: Literal["bfloat16", "float16"] | None = None
     threads: int = field(default=1, validator=at_least(1))
     wall: bool = True  # the differentiation wall
+    sinks: tuple[str, ...] = field(default=(), validator=distinct)  # components that are told every record
 
 
 @frozen

@@ -1,0 +1,1 @@
+"""Distribution hecate-tensorboard; what it registers stands in plugin.py."""
