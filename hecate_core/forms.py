@@ -84,7 +84,8 @@ class Linearised:
     and a scalar `keep`; one with an attribute `op` has `on(pair)`, the same map by an implementation of that op.
     `group` changes in a row stand for one token, whose read is that of the last; with a `step_map`
     only the last may have an `inject`. `gather` is asked first. `pace(tokens)`, where a rule can give it, is the decays
-    of `factors` without an anchor: a strategy then prepares all chunks of a call at once.
+    of `factors` without an anchor: a strategy then prepares all chunks of a call at once. `renewed` says how many
+    chunks the anchor of a stored weight serves (None, and a name that it lacks: one).
     """
 
     factors: Callable[[Params, State, Tokens], Factors]
@@ -99,6 +100,7 @@ class Linearised:
     step_map: Callable[[Tensor], Tensor] | None = None
     group: int = 1
     gather: Gather | None = None
+    renewed: Mapping[str, int] | None = None
 
 
 @attrs.frozen

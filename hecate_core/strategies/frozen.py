@@ -121,7 +121,7 @@ class _Walk:
         """Tokens of one chunk: gradients at the anchor, then reads after each write."""
         phase = self._position % self._how.chunk
         if phase == 0 or (phase == 1 and self._seen is not None):
-            self._anchor = State.of(memories(self._stored))
+            self._anchor = self._renewed()
         anchor = self._anchor.map(torch.Tensor.detach) if self._how.detach else self._anchor
         factors = self._form.factors(self._params, anchor, tokens)
         if due is not None:
@@ -142,6 +142,15 @@ class _Walk:
         if link is None:
             return grown
         return PerToken({name: link(grown.every(name)) for name in factors.updates})
+
+    def _renewed(self) -> State:
+        """The anchor of the chunk that begins: every stored weight, or those whose turn it is."""
+        fresh, serves = memories(self._stored), self._form.renewed
+        if serves is None:
+            return State.of(fresh)
+        number = self._position // self._how.chunk
+        due = {name: number % serves.get(name, 1) == 0 for name in fresh}
+        return State.of({name: one if due[name] else self._anchor[name] for name, one in fresh.items()})
 
     def end(self) -> State:
         """The state after the last token, laid out as a saved one: strides decide how products are summed."""

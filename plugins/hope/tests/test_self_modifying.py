@@ -25,7 +25,7 @@ VJP = 1e-8  # relative, in float64
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"erase": "first", "adapt_q": True, "values": "free"},
-    {"erase": "none", "momentum": True},
+    {"erase": "none", "momentum": True, "projection_chunks": 2},
     {"structure": "matrix"},
     {"structure": "matrix", "bias": "dot", "adapt_q": True, "momentum": True},
     {
@@ -96,7 +96,11 @@ class ByHand:
         momentum = {name: torch.zeros_like(one) for name, one in weights.items()}
         anchor, reads = weights, []
         for t in range(x.shape[0]):
-            anchor = weights if t % chunk == 0 else anchor
+            if t % chunk == 0:
+                due = (t // chunk) % self.options.get("projection_chunks", 1) == 0
+                anchor = {
+                    name: one if due or name.startswith("main_") else anchor[name] for name, one in weights.items()
+                }
             key, v = self.answer("key", anchor, x[t]), self.answer("value", anchor, x[t])
             k = key / (key.square().sum() + 1e-12).sqrt()
             v = v if self.options.get("values") == "free" else v / v.norm().clamp(min=1.0)
@@ -184,9 +188,25 @@ def test_reads_and_outer_gradients_are_those_of_the_loop(options: dict[str, Any]
     torch.testing.assert_close(found[0], found[1], atol=EXACT, rtol=EXACT)
     for one, two in zip(*grads, strict=True):
         assert float((one - two).abs().max()) <= VJP * max(1.0, float(two.abs().max()))
-    if chunk == 1:
+    if chunk == 1 and options.get("projection_chunks", 1) == 1:
         y, _ = Sequential()(rule, params, given, rule.init_state(params, B))
         torch.testing.assert_close(y, found[1], atol=EXACT, rtol=EXACT)
+
+
+def test_anchors_of_two_ages_lie_on_an_absolute_grid() -> None:
+    rule, params = setup({"projection_chunks": 3})
+    given, spread, outputs = tokens(rule, 19), Frozen(chunk=2), []
+    state = spread.init_state(rule, params, B)
+    expected, end = spread(rule, params, given, state)
+    for begin, stop in ((0, 3), (3, 4), (4, 13), (13, 19)):
+        piece = given.map(lambda one, a=begin, b=stop: one[:, :, a:b])  # type: ignore[misc]
+        y, state = spread(rule, params, piece, state)
+        outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, 2), expected, atol=EXACT, rtol=EXACT)
+    for path, one in end.flat().items():
+        torch.testing.assert_close(state.flat()[path], one, atol=EXACT, rtol=EXACT)
+    once, _ = setup({})
+    assert not torch.allclose(spread(once, params, given, spread.init_state(once, params, B))[0], expected)
 
 
 def recorded(rule: SelfModifyingTitans, params: Params, given: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
@@ -308,6 +328,7 @@ def test_used_rates_stay_inside_their_ranges_for_any_answer() -> None:
         ({"erase": "frist"}, 'erase = "frist"; did you mean "first"'),
         ({"values": "unit"}, 'values = "unit"'),
         ({"largest_write": 0.0}, "expected a number in"),
+        ({"projection_chunks": 0}, "projection_chunks = 0; expected an integer >= 1"),
         ({"structure": "slots"}, "slots"),
     ],
 )

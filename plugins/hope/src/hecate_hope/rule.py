@@ -45,7 +45,8 @@ class SelfModifyingTitans:
     `structure` is any registered one (None: the paper's z + W_2 gelu(W_1 z)), `bias` the inner loss. `erase` says which
     weights forget along their input: all "layers", the "first" (the one that k meets) or "none". `adapt_q` lets the
     query pass a memory, too; `momentum` adds that of Titans. `values` are "bounded" by |v| <= 1 or "free". Used steps
-    lie in [0, `largest_write`] and start at half of it.
+    lie in [0, `largest_write`] and start at half of it. All memories but "main" renew their anchors every
+    `projection_chunks` chunks of a strategy that has any.
     State: `memory.PART_LAYER` `[B, H, rows, columns]`. Source: [2512.24695] Eq. 83-93.
     """
 
@@ -64,6 +65,7 @@ class SelfModifyingTitans:
         momentum: bool = False,
         values: str = "bounded",
         largest_write: float = 0.1,
+        projection_chunks: int = 1,
     ) -> None:
         for option, given, known in (("erase", erase, ERASES), ("values", values, ("bounded", "free"))):
             if given not in known:
@@ -74,6 +76,9 @@ class SelfModifyingTitans:
         _demand_fitting(self.name, made, self._bias)
         if not 0.0 < largest_write <= 1.0:
             raise CompositionError(f"{self.name}: largest_write = {largest_write}; expected a number in (0, 1]")
+        if projection_chunks < 1:
+            raise CompositionError(f"{self.name}: projection_chunks = {projection_chunks}; expected an integer >= 1")
+        self._projection_chunks = projection_chunks
         largest = largest_write / (MOMENTUM_GAIN if momentum else 1.0)
         self.rates: Mapping[str, Gate] = {"write": Gate(0.0, largest, init=largest / 2), "retain": RETAIN}
         self._erased = _erased(made, erase)
@@ -121,7 +126,15 @@ class SelfModifyingTitans:
             return Refused(
                 "bias: the value is what the memory itself makes of it, so a step is not affine in the memory"
             )
-        return Linearised(self._factors, self._read, memory="memory", momentum="momentum" if self._momentum else None)
+        momentum = "momentum" if self._momentum else None
+        return Linearised(self._factors, self._read, memory="memory", momentum=momentum, renewed=self._renewed())
+
+    def _renewed(self) -> Mapping[str, int] | None:
+        """How many chunks an anchor serves, where that is not one for all."""
+        if self._projection_chunks == 1:
+            return None
+        others = (part for name, part in self._parts.items() if name != "main")
+        return {weight: self._projection_chunks for part in others for weight in part.weights}
 
     def _weights(self) -> Iterator[str]:
         return (name for part in self._parts.values() for name in part.weights)
