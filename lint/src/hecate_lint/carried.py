@@ -167,6 +167,7 @@ def _passed_on(loop: ast.AST, held: ast.stmt, name: str) -> bool:
     made = {n.id for t in getattr(held, "targets", []) for n in walk(t) if isinstance(n, ast.Name)}
     for node in walk(loop):
         if isinstance(node, ast.Assign) and node is not held and _assigns(node, name):
-            if any(isinstance(n, ast.Name) and n.id in made for n in walk(node.value)):
+            start = root(node.value)
+            if isinstance(start, ast.Name) and start.id in made:
                 return True
     return False

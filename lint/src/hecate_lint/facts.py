@@ -258,7 +258,7 @@ def _collect_call(call: ast.Call, table: dict[str, Attribute]) -> None:
 
 
 def _value_of(target: ast.AST) -> ast.expr | None:
-    """The expression that a store target receives, through tuple targets where both sides are written out."""
+    """The expression that a store target receives, or is a part of; through tuple targets, as far as written out."""
     above = parent(target)
     if isinstance(above, ast.Assign):
         return above.value
@@ -269,6 +269,8 @@ def _value_of(target: ast.AST) -> ast.expr | None:
         if isinstance(whole, ast.Assign) and isinstance(whole.value, (ast.Tuple, ast.List)):
             place = above.elts.index(target)  # type: ignore[arg-type]
             return whole.value.elts[place] if place < len(whole.value.elts) else None
+        if isinstance(whole, ast.Assign) and isinstance(whole.value, ast.Attribute):
+            return whole.value  # `states, keys = self.cache`: a part of what is kept there
     return None
 
 

@@ -244,12 +244,23 @@ def _element(file: File, target: ast.Name, write: Write) -> Shared | None:
                 return None
             for node in walk(at.iter):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _ELEMENTS:
-                    if target.id in _value_names(at.target, node.func.attr):
+                    if target.id in _value_names(_zipped(at.iter, node, at.target), node.func.attr):
                         return Shared(f"`{target.id}`, an element of `.{node.func.attr}()`", "certain", "element")
             return None
         if isinstance(at, (ast.FunctionDef, ast.AsyncFunctionDef)):
             break
     return None
+
+
+def _zipped(iterated: ast.expr, call: ast.AST, target: ast.expr) -> ast.expr:
+    """The part of a loop's target that takes what `call` gives: `for a, b in zip(m.parameters(), other)` gives a."""
+    above = iterated
+    while isinstance(above, ast.Call) and isinstance(target, ast.Tuple) and getattr(above.func, "id", "") == "zip":
+        place = next((n for n, arg in enumerate(above.args) if any(m is call for m in walk(arg))), -1)
+        if not 0 <= place < len(target.elts):
+            break
+        above, target = above.args[place], target.elts[place]
+    return target
 
 
 def _value_names(target: ast.expr, method: str) -> set[str]:

@@ -121,6 +121,19 @@ class LayerScale(nn.Module):
         hidden_state = self.lambdas[0] * hidden_state + self.lambdas[1] * initial_state
         return hidden_state * (1 - self.beta) + cross_hidden_states * self.beta
 # ---
+class Weights(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.lambda_ = nn.Parameter(torch.zeros(d))
+        self.eps = nn.Parameter(torch.tensor(0.1))
+    def forward(self, items, z, rho, n):
+        for _ in range(n):
+            half = rho - self.slope(z)
+            z = z + self.eps * half
+            rho = half - self.slope(z)
+        items = torch.mul(items, self.lambda_)
+        return items.sum(1) + z
+# ---
 class Noisy(nn.Module):
     def __init__(self, d):
         super().__init__()
@@ -133,6 +146,18 @@ class Noisy(nn.Module):
         return x * (self.mu + self.sigma * self.noise)
 """
     INVALID = """
+class Cell(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.learned_ema_beta = nn.Parameter(torch.randn(d))  # <-
+    def read(self, states):
+        self.cache = (states, states.mean(-1))
+    def write(self, u):
+        states, mean = self.cache
+        self.cache = None
+        decay = self.learned_ema_beta
+        return decay * u + (1 - decay) * states
+# ---
 class M(nn.Module):
     def __init__(self):
         super().__init__()
@@ -213,7 +238,7 @@ class M(nn.Module):
         for read in reads:
             for product in products(file, read):
                 how = carrier(file, product.other, product.node) if product.other is not None else ""
-                if how in ("state", "argument") and not _recurs(product):
+                if how in ("state", "argument") and not _recurs(product, how):
                     how = ""
                 if how == "attribute" and not comes_back(product.other, product.node):
                     how = "other" if strong else ""  # noise, statistics: read here, made elsewhere
@@ -256,13 +281,22 @@ def _confidence(strong: bool, weak: bool, how: str, product: Product) -> str:
     return "likely" if how in ("loop", "attribute") and recurrent and product.range is Range.RAW else ""
 
 
-def _recurs(product: Product) -> bool:
-    """Whether something is added to the product or it gets a name; a layer scale is returned as it is."""
+def _recurs(product: Product, how: str) -> bool:
+    """Whether something is added to the product, or state gets it as its value.
+
+    A layer scale is returned as it is; a weight of something that is no state by name is only assigned.
+    """
+    if product.form in ("power", "lerp"):
+        return True
     above = parent(product.node)
     while isinstance(above, ast.expr) and not isinstance(above, (ast.Call, ast.BinOp)):
         above = parent(above)
-    plain = not isinstance(product.node, ast.BinOp) or product.form in ("power", "lerp")
-    return plain or isinstance(above, (ast.BinOp, ast.Assign, ast.AnnAssign, ast.AugAssign))
+    if isinstance(above, ast.Call):
+        word = above.func.attr if isinstance(above.func, ast.Attribute) else getattr(above.func, "id", "")
+        return word in ("add", "add_", "addcmul", "addcmul_")
+    if isinstance(above, ast.BinOp):
+        return isinstance(above.op, (ast.Add, ast.Sub))
+    return how == "state" and isinstance(above, (ast.Assign, ast.AnnAssign, ast.AugAssign))
 
 
 def _bounded_elsewhere(file: File, name: str) -> bool:

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from hecate_lint.facts import File, arguments, constant, split_words
+from hecate_lint.facts import File, arguments, constant, locals_of, split_words
 from hecate_lint.index import FUNCTIONS, LOOPS, Function, ancestors, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.model import Hit
 from hecate_lint.names import dotted_text, parameters
@@ -121,6 +121,12 @@ def sample_loop(model, x):
 class Flow(Estimator):
     def sample(self, condition):
         return self.net(condition).rsample()
+def sample_with(policy, x):
+    dist = policy(x)
+    return dist.rsample(), dist.log_prob(x)
+def update(self, gap):
+    loss = -gap
+    loss.backward(retain_graph=True)
 # ---
 def infer(model, *args, **kwargs):
     return model(*args, **kwargs)
@@ -202,6 +208,7 @@ def adapt(w, xs):
             )
             if call is not None and not _callers_off(file, function):
                 sure = "likely" if _is_handed_a_model(function, call) and _is_entry(file, function) else "possible"
+                sure = sure if _measures(function) else "possible"
                 message = f"`{function.name}` runs `{ast.unparse(call.func)}` and records its graph"
                 yield Hit(call, message, sure, fixable=False)
 
@@ -390,6 +397,23 @@ def _is_hook(function: Function) -> bool:
     return function.name in _LIGHTNING or any(arg.arg == "batch_idx" for arg in parameters(function.args))
 
 
+def _bare(value: ast.expr) -> ast.expr:
+    """The value without its sign: `-loss` is the graph of `loss`."""
+    return value.operand if isinstance(value, ast.UnaryOp) else value
+
+
+def _measures(function: Function) -> bool:
+    """Whether nobody can want a gradient: evaluation by its name, `model.eval()`, or plain numbers out.
+
+    Whoever samples or predicts may well differentiate what comes out.
+    """
+    words = set(split_words(function.name))
+    if words & {"eval", "evaluate", "evaluation", "validate", "validation", "val"}:
+        return True
+    called = (n.func.attr for n in walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute))
+    return not {"eval", "argmax", "multinomial", "tolist", "item", "numpy", "cpu"}.isdisjoint(called)
+
+
 def _is_entry(file: File, function: Function) -> bool:
     """Whether people call this: no part of a forward path, and if private, somebody here does call it."""
     called = [call for node in file.index.word(function.name) if isinstance(call := parent(node), ast.Call)]
@@ -426,6 +450,10 @@ def _is_forward_path(file: File, function: Function) -> bool:
 def _yields_graph(function: Function, call: ast.Call) -> bool:
     """Whether the differentiated value leaves the function, so that a caller may differentiate again."""
     name = _differentiated(call)
+    given = {arg.arg for arg in parameters(function.args)}
+    value = locals_of(function).value(name)
+    if name in given or (value is not None and any(isinstance(n, ast.Name) and n.id in given for n in [_bare(value)])):
+        return True  # the graph is the caller's, who may go on with it
     for node in own_nodes(function):
         if isinstance(node, ast.Return) and node.value is not None:
             if any(isinstance(n, ast.Name) and n.id == name for n in walk(node.value)):

@@ -57,6 +57,8 @@ class Op(torch.autograd.Function):
     def forward(ctx, x):
         return x.sign()
 loss = fused_loss(logits, labels, torch_compile=True)
+model.compile("adam", loss=loss)
+model.compile(optimizer=opt, metrics=["accuracy"])
 # ---
 @torch.compile
 def gelu_bias(y, b):
@@ -131,7 +133,11 @@ model.compile()  # <-
         for node in file.index.word("compile"):
             above = parent(node)
             if isinstance(node, ast.Attribute) and isinstance(above, ast.Call) and above.func is node:
-                if _is_model(node.value) and not (file.names.resolve(node) or "").startswith("torch."):
+                if (
+                    _is_model(node.value)
+                    and _is_torchs(file, above)
+                    and not (file.names.resolve(node) or "").startswith("torch.")
+                ):
                     yield Hit(above, f"`{ast.unparse(node)}` compiles the whole model", "likely")
 
     def _call(self, file: File, call: ast.Call, tracer: str) -> Iterator[Hit]:
@@ -196,6 +202,12 @@ def _makes_model(file: File, node: ast.AST) -> bool:
         return file.is_module_class(cls)
     words = split_words(name)
     return name[:1].isupper() and bool(words) and words[-1] in _MODELS
+
+
+def _is_torchs(file: File, call: ast.Call) -> bool:
+    """Whether `model.compile(...)` is that of torch: Keras and its kin hand over an optimizer and a loss."""
+    known = {"fullgraph", "dynamic", "backend", "mode", "options", "disable", None}
+    return file.uses_torch and not call.args and {keyword.arg for keyword in call.keywords} <= known
 
 
 def _configures(call: ast.AST | None) -> bool:

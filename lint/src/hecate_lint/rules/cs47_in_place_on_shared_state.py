@@ -87,6 +87,8 @@ def train(model, opt, seen, cache):
     model.requires_grad_(False)
     for p in model.parameters():
         p.grad.mul_(0.5)
+    for (name, p), seen in zip(model.named_parameters(), fresh_like(model)):
+        seen.data += p.grad
 # ---
 def norm(x, eps):
     y = x.sqrt().add_(eps)

@@ -12,7 +12,9 @@ from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word, loop_of, words_in
 
 _PROBES = frozenset("generate sample complete probe sample_text generate_text".split())
-_BUILDS = frozenset("build_step train_step training_step fit_step learn_step update_step absorb".split())
+_BUILDS = frozenset(
+    "build_step train_step training_step fit_step learn_step update_step absorb backward manual_backward".split()
+)
 _ISOLATION = (
     "isolat",
     "save_state",
