@@ -30,6 +30,22 @@ class OneTrial(ColumnKernels):
         return [trial for trial in super().trials(False) if trial.name.startswith("kda, T 63, head 16")]
 
 
+class OneToken(ColumnKernels):
+    """The pair with one case of a single token: the kernel that decodes."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__("host", source)
+
+    def trials(self, thorough: bool) -> Iterable[Trial]:
+        return [trial for trial in super().trials(False) if trial.name.startswith("kda, T 1,")]
+
+
+STEP = [
+    Fault("decay forgotten", "keep[channel + x] * m[j]", "m[j]"),
+    Fault("every lane writes", "if (lane == 0)", "if (lane >= 0)"),
+    Fault("lanes leave before the sum", "if (x >= HEAD_K) continue;", "if (x >= HEAD_K) return;"),
+    Fault("channel of another head", "(long long)blockIdx.y * HEAD_K;", "(long long)head * HEAD_V + 1;"),
+]
 # ruff: noqa: E501
 FAULTS = [
     (SOURCE, Fault("barrier missing after the loads", "        __syncthreads();\n        find_views", "        find_views")),
@@ -114,3 +130,8 @@ def test_the_declared_shared_memory_is_what_the_kernels_carve(
     monkeypatch.setattr(affine_column, "shared_bytes", too_little)
     with pytest.raises(KernelError, match="of dynamic shared memory; the launch gives"):
         _ = pair.backward(tokens, saved, 64, v, memory) if backward else pair.forward(tokens, memory, 64)
+
+
+@pytest.mark.parametrize("fault", STEP, ids=lambda fault: fault.name)
+def test_faults_planted_in_the_single_token_are_found(fault: Fault, tmp_path: Path) -> None:
+    assert_found(OneToken(plant(fault, SOURCE.with_name("column_step.cuh"), SOURCE, tmp_path)))

@@ -30,6 +30,22 @@ class OneTrial(DecayedKernels):
         return [trial for trial in super().trials(False) if trial.name.startswith("momentum, chunk 31")]
 
 
+class OneToken(DecayedKernels):
+    """The pair with a chunk of one token: the kernel that decodes."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__("host", source)
+
+    def trials(self, thorough: bool) -> Iterable[Trial]:
+        return [trial for trial in super().trials(False) if trial.name.startswith("momentum, chunk 1,")]
+
+
+STEP = [
+    Fault("old momentum forgotten", "for (int l = 0; l < PARTS; ++l) wrote +=", "for (int l = 0; l < 1; ++l) wrote +="),
+    Fault("every lane writes", "if (lane == 0)", "if (lane >= 0)"),
+    Fault("lanes leave before the sum", "if (at >= HEAD_K) continue;", "if (at >= HEAD_K) return;"),
+    Fault("reach of another head", "reach[g] * score", "reach[0] * score"),
+]
 FAULTS = [
     Fault("barrier missing after the loads", "    __syncthreads();\n    for (int j = 0; j < PARTS; ++j) scale_rows(shared_out",
           "    for (int j = 0; j < PARTS; ++j) scale_rows(shared_out"),
@@ -97,3 +113,8 @@ def test_the_declared_shared_memory_is_what_the_kernels_carve(
     monkeypatch.setattr(decayed_linear, "shared_bytes", too_little)
     with pytest.raises(KernelError, match="of dynamic shared memory; the launch gives"):
         _ = pair.backward(saved, reads.u, stored) if backward else pair.forward(reads, stored, decays)
+
+
+@pytest.mark.parametrize("fault", STEP, ids=lambda fault: fault.name)
+def test_faults_planted_in_the_single_token_are_found(fault: Fault, tmp_path: Path) -> None:
+    assert_found(OneToken(plant(fault, SOURCE.with_name("decayed_step.cuh"), SOURCE, tmp_path)))

@@ -1,9 +1,15 @@
-// The op `affine_column`: one kernel per direction. The constant FORWARD chooses which is compiled.
+// The op `affine_column`: one kernel per direction. The constants FORWARD and STEP choose what is compiled: forward,
+// backward or the single token.
 #include "hecate_device.cuh"
 
+#if STEP
+#include "column_step.cuh"
+#else
 #include "column_chunk.cuh"
+#endif
 
-#if FORWARD
+#if STEP
+#elif FORWARD
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     column_forward(const E* q, const E* k, const E* v, long long q_batch, long long q_head, long long q_token,
                    long long k_batch, long long k_head, long long k_token, long long v_batch, long long v_head,

@@ -5,7 +5,7 @@ from token to token is a vector per channel, formed without a division.
 """
 
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +29,13 @@ KERNELS = KernelPair(
     backward="column_backward",
     head_sizes=(1, 256),
     chunk=16,
-    budgets={name: Budget(registers=255, shared_bytes=0) for name in ("column_forward", "column_backward")},
+    budgets={
+        "column_forward": Budget(registers=255, shared_bytes=0),
+        "column_backward": Budget(registers=255, shared_bytes=0),
+        "column_step": Budget(registers=64, shared_bytes=0),
+    },
 )
+STEP = "column_step"  # the forward of a single token
 
 
 class _Shape(NamedTuple):
@@ -43,6 +48,7 @@ class _Shape(NamedTuple):
     layout: Layout
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def fitting(cls, widths: tuple[int, int], element: torch.dtype, has_erase: bool, limit: int) -> "_Shape":
         """As much at once as fits into `limit` bytes of shared memory."""
         place = f'op "affine_column": head size {widths[0]} in {str(element).removeprefix("torch.")}'
@@ -56,17 +62,23 @@ class _Shape(NamedTuple):
 
     def kernel(self, symbol: str, source: Path) -> Kernel:
         """The entry point specialised for this shape."""
-        given = constants(
-            HEAD_K=self.key_width,
-            HEAD_V=self.value_width,
-            CHUNK=self.layout.chunk,
-            ROWS=self.layout.rows,
-            THREADS=THREADS,
-            ELEMENT=ELEMENTS[self.element],
-            ERASE=int(self.has_erase),
-            FORWARD=int(symbol == KERNELS.forward),
-        )
-        return Kernel(source, symbol, given)
+        return _kernel(self, symbol, source)
+
+
+@lru_cache(maxsize=1024)
+def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
+    given = constants(
+        HEAD_K=shape.key_width,
+        HEAD_V=shape.value_width,
+        CHUNK=shape.layout.chunk,
+        ROWS=shape.layout.rows,
+        THREADS=THREADS,
+        ELEMENT=ELEMENTS[shape.element],
+        ERASE=int(shape.has_erase),
+        FORWARD=int(symbol == KERNELS.forward),
+        STEP=int(symbol == STEP),
+    )
+    return Kernel(source, symbol, given)
 
 
 class ColumnKernels:
@@ -85,6 +97,8 @@ class ColumnKernels:
         batch, heads, length, _ = tokens.k.shape
         chunks = -(-length // shape.layout.chunk)
         memory = memory.float().contiguous()
+        if length == 1:
+            return self._step(shape, tokens, memory)
         y = tokens.v.new_empty(batch, heads, length, shape.value_width)
         starts = tokens.v.new_empty(batch, heads, chunks, shape.value_width, shape.key_width)
         updates, end = torch.empty_like(y), torch.empty_like(memory)
@@ -111,6 +125,8 @@ class ColumnKernels:
         """See `hecate_core.api.ColumnPair`."""
         tokens, shape = self._taken(tokens)
         batch, heads, length, width = tokens.k.shape
+        if length == 1:  # what a chunk's forward would have saved of its start
+            saved = (saved[0].to(tokens.v.dtype).unsqueeze(2), saved[1])
         d_out = unit_stride(d_out.to(tokens.v.dtype))
         d_end = d_end.float().contiguous()
         d_memory = torch.empty_like(d_end)
@@ -139,6 +155,25 @@ class ColumnKernels:
         erase = None if tokens.erase is None else d_erase
         return ColumnTokens(dq.to(like), dk.to(like), dv, d_keep, erase, d_write.sum(0)), d_memory
 
+    def _step(self, shape: _Shape, tokens: ColumnTokens, memory: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        batch, heads, _, _ = tokens.k.shape
+        y = tokens.v.new_empty(batch, heads, 1, shape.value_width)
+        updates, end = torch.empty_like(y), torch.empty_like(memory)
+        self._where.launch(
+            shape.kernel(STEP, self.kernels.source),
+            (-(-shape.value_width // (THREADS // 32)), batch * heads, 1),
+            (THREADS, 1, 1),
+            [
+                *tokens[:3],
+                *(np.int64(stride) for one in tokens[:3] for stride in one.stride()[:2]),
+                *(or_nothing(one, memory) for one in tokens[3:]),
+                memory,
+                *map(Out, (y, end, updates)),
+                np.int32(heads),
+            ],
+        )
+        return y, end, (memory, updates)
+
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
         """All head sizes with erasing, one without."""
         for element in ELEMENTS:
@@ -147,7 +182,7 @@ class ColumnKernels:
                     shape = _Shape.fitting((width, width), element, has_erase, shared_limit)
                 except InputError:
                     continue  # said at the call, with what would fit
-                for symbol in KERNELS.symbols:
+                for symbol in (*KERNELS.symbols, STEP):
                     yield shape.kernel(symbol, self.kernels.source)
 
     def trials(self, thorough: bool) -> Iterable[Trial]:
@@ -157,7 +192,7 @@ class ColumnKernels:
     def _taken(self, tokens: ColumnTokens) -> tuple[ColumnTokens, _Shape]:
         flat = accepted("affine_column", tokens[:3], KERNELS.head_sizes[1])
         taken = ColumnTokens(*flat, *(plain(one) for one in tokens[3:]))
-        widths = (taken.k.shape[-1], taken.v.shape[-1])
+        widths = (int(taken.k.shape[-1]), int(taken.v.shape[-1]))
         limit = self._where.shared_limit(taken.v)
         return taken, _Shape.fitting(widths, taken.v.dtype, taken.erase is not None, limit)
 

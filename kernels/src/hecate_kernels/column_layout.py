@@ -1,5 +1,7 @@
 """How much shared memory the kernels of `affine_column` take; the lists repeat the carvings of affine_column.cu."""
 
+from functools import lru_cache
+
 import torch
 
 from hecate_kernels.layout import Layout, carved, padded
@@ -7,6 +9,7 @@ from hecate_kernels.layout import Layout, carved, padded
 SIZES = [Layout(16, rows) for rows in (64, 32, 16)]
 
 
+@lru_cache(maxsize=1024)
 def shared_bytes(key_width: int, layout: Layout, element: torch.dtype, backward: bool) -> int:
     """Bytes of dynamic shared memory of one block."""
     pad = 1 if element.itemsize == 4 else 8

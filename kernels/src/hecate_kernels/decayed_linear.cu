@@ -1,10 +1,14 @@
 // The op `decayed_linear`: one chunk of reads through weights that decay and grow by a rank-one update per
-// token, all updates known. One kernel per direction; the constant FORWARD chooses which is compiled.
+// token, all updates known. One kernel per direction; the constants FORWARD and STEP choose what is compiled: forward,
+// backward or a chunk of one token.
 // Compile-time constants beside those of chunk_rows.cuh: PARTS, the stored matrices (2 with momentum, else 1).
 // A block owns ROWS rows of the stored matrices; blockIdx.y counts batch and head. `count` tokens are real.
 // Equations: specs/forms/linearised.md.
 #include "hecate_device.cuh"
 
+#if STEP
+#include "decayed_step.cuh"
+#else
 #include "chunk_rows.cuh"
 
 constexpr int ld_f = R + 1;  // rows of fp32 C x R matrices
@@ -211,4 +215,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (threadIdx.x == 0) d_carry[group * PARTS * PARTS + pair] = sum;
     }
 }
+#endif
 #endif

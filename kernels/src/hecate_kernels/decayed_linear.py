@@ -5,7 +5,7 @@ matrices; gradients that sum over rows come out per row group and are added up h
 """
 
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +28,13 @@ KERNELS = KernelPair(
     backward="decayed_backward",
     head_sizes=(1, 256),
     chunk=64,
-    budgets={name: Budget(registers=255, shared_bytes=0) for name in ("decayed_forward", "decayed_backward")},
+    budgets={
+        "decayed_forward": Budget(registers=255, shared_bytes=0),
+        "decayed_backward": Budget(registers=255, shared_bytes=0),
+        "decayed_step": Budget(registers=96, shared_bytes=0),
+    },
 )
+STEP = "decayed_step"  # the forward of a chunk of one token
 
 
 class _Shape(NamedTuple):
@@ -42,6 +47,7 @@ class _Shape(NamedTuple):
     layout: Layout
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def fitting(cls, widths: tuple[int, int], count: int, parts: int, element: torch.dtype, limit: int) -> "_Shape":
         """As many rows at once as fit into `limit` bytes of shared memory."""
         place = f'op "decayed_linear": a chunk of {count} tokens of width {widths[0]}'
@@ -56,19 +62,26 @@ class _Shape(NamedTuple):
 
     def kernel(self, symbol: str, source: Path) -> Kernel:
         """The entry point specialised for this shape."""
-        given = constants(
-            HEAD_K=self.key_width,
-            HEAD_V=self.value_width,
-            CHUNK=self.layout.chunk,
-            ROWS=self.layout.rows,
-            PARTS=self.parts,
-            THREADS=THREADS,
-            ELEMENT=ELEMENTS[self.element],
-            FORWARD=int(symbol == KERNELS.forward),
-        )
-        return Kernel(source, symbol, given)
+        return _kernel(self, symbol, source)
 
 
+@lru_cache(maxsize=1024)
+def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
+    given = constants(
+        HEAD_K=shape.key_width,
+        HEAD_V=shape.value_width,
+        CHUNK=shape.layout.chunk,
+        ROWS=shape.layout.rows,
+        PARTS=shape.parts,
+        THREADS=THREADS,
+        ELEMENT=ELEMENTS[shape.element],
+        FORWARD=int(symbol == KERNELS.forward),
+        STEP=int(symbol == STEP),
+    )
+    return Kernel(source, symbol, given)
+
+
+@lru_cache(maxsize=1024)
 def shared_bytes(key_width: int, parts: int, element: torch.dtype, layout: Layout, backward: bool) -> int:
     """Bytes of dynamic shared memory of one block; repeats the carvings of decayed_linear.cu."""
     pad = 1 if element.itemsize == 4 else 8
@@ -100,7 +113,11 @@ class DecayedKernels:
         given = [one.contiguous() for one in flat] + [one.float().contiguous() for one in (stored, *decays)]
         shape = self._shape(given)
         y, end = torch.empty_like(given[1]), torch.empty_like(given[3])
-        self._launch(shape, KERNELS.forward, [*given, Out(y), Out(end)], given[0])
+        arguments = [*given, Out(y), Out(end)]
+        if given[0].shape[2] == given[1].shape[2] == 1:
+            self._step(shape, arguments, given[0])
+        else:
+            self._launch(shape, KERNELS.forward, arguments, given[0])
         return y, end, tuple(given)
 
     def backward(self, saved: tuple[Tensor, ...], d_y: Tensor, d_end: Tensor) -> tuple[Reads, Tensor, Decays]:
@@ -125,7 +142,7 @@ class DecayedKernels:
                         shape = _Shape.fitting(widths, 64, parts, element, shared_limit)
                     except InputError:
                         continue  # said at the call, with what would fit
-                    for symbol in KERNELS.symbols:
+                    for symbol in (*KERNELS.symbols, STEP):
                         yield shape.kernel(symbol, self.kernels.source)
 
     def trials(self, thorough: bool) -> Iterable[Trial]:
@@ -135,7 +152,13 @@ class DecayedKernels:
     def _shape(self, given: tuple[Tensor, ...] | list[Tensor]) -> _Shape:
         q, u, _, stored = given[:4]
         limit = self._where.shared_limit(q)
-        return _Shape.fitting((q.shape[3], u.shape[3]), q.shape[2], stored.shape[2], q.dtype, limit)
+        widths = (int(q.shape[3]), int(u.shape[3]))
+        return _Shape.fitting(widths, int(q.shape[2]), int(stored.shape[2]), q.dtype, limit)
+
+    def _step(self, shape: _Shape, arguments: list[object], q: Tensor) -> None:
+        batch, heads, _, _ = q.shape
+        grid = (-(-shape.value_width // (THREADS // 32)), batch * heads, 1)
+        self._where.launch(shape.kernel(STEP, self.kernels.source), grid, (THREADS, 1, 1), arguments)
 
     def _launch(self, shape: _Shape, symbol: str, arguments: list[object], q: Tensor) -> None:
         batch, heads, count, _ = q.shape
