@@ -21,7 +21,7 @@ from hecate_core.divergence import Read, first_not_finite, write_bundle
 from hecate_core.errors import DataError, DivergedError, InputError
 from hecate_core.evaluation import bits_per_byte, refuse_small_vocab, task_scores
 from hecate_core.generators import Generators
-from hecate_core.levels import Conductor
+from hecate_core.levels import Conductor, Pulse
 from hecate_core.model import LanguageModel, next_token_loss
 from hecate_core.observing import (
     chains_of,
@@ -116,7 +116,13 @@ class Build:
         self.optimizer.step(grads, pulse, lr=lr)
         self.conductor.advance()
         self.is_whole, self.reads = True, []
-        return {"step": pulse.step, "loss": mean, "lr": lr, "update": list(pulse.update)}
+        record = {"step": pulse.step, "loss": mean, "lr": lr, "update": list(pulse.update)}
+        return record | self._health(pulse)
+
+    def _health(self, pulse: Pulse) -> Record:
+        """How the error buffers looked that this step emptied, by level; nothing where none did."""
+        found = {str(level): ratio for level, ratio in self.optimizer.health().items() if pulse.update[level]}
+        return {"health": found} if found else {}
 
     def _forward_backward(self, chunk: Chunk) -> tuple[float, dict[str, Tensor]]:
         """Loss in nats per token and its gradients; the carried memory moves on, cut from this graph."""

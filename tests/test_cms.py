@@ -365,11 +365,13 @@ def test_the_build_learns_as_observe_does_with_and_without_the_wall() -> None:
 def test_a_slow_level_moves_at_its_own_steps_and_a_hybrid_has_the_chain_in_some_blocks() -> None:
     built = build_of()
     slow = level_of(built.model, 0, 1)
-    weights = []
+    weights, records = list[Tensor](), list[dict[str, Any]]()
     for _ in range(4):
         weights.append(slow.up.weight.detach().clone())
-        built.step()
+        records.append(built.step())
     assert [torch.equal(one, two) for one, two in pairwise(weights)] == [False, True, True]
+    assert [sorted(record.get("health", {})) for record in records] == [[], [], [], ["2"]]  # the memory's is level 0
+    assert 0.0 < records[3]["health"]["2"] <= 3 * 3**0.5
     hybrid = model_of(levels=[{}, {}], blocks=[1])
     assert [type(cast(Block, block).channel).__name__ for block in hybrid.blocks] == ["SwiGLU", "CMS"]
     assert list(hybrid.init_state(1).block1) == ["memory", "channel"]
