@@ -13,6 +13,7 @@ from hecate_core.composing import rule_of, strategy_of
 from hecate_core.errors import CompositionError, HecateError, InputError
 from hecate_core.parameters import initial_params
 from hecate_core.records import Params, State, Tokens
+from hecate_core.registry import registry
 from hecate_core.shapes import Tensor
 from hecate_core.strategies.frozen import Frozen
 from hecate_core.strategies.sequential import Sequential
@@ -343,6 +344,16 @@ def test_the_exact_chunk_form_is_refused_because_values_are_answers() -> None:
     assert isinstance(offered, Refused)
     with pytest.raises(CompositionError, match="the value is what the memory itself makes of it"):
         strategy_of("chunkwise", rule)
+
+
+def test_shards_serve_it_where_no_keys_are_wanted() -> None:
+    """TNT projects queries on the keys of a shard; keys that a memory makes are not to be had before it is read."""
+    if "tnt" not in registry().names("strategy"):
+        pytest.skip("no plugin has it")
+    rule = rule_of("self-modifying-titans")
+    with pytest.raises(CompositionError, match="no keys as wide as queries"):
+        strategy_of("tnt", rule)
+    assert not strategy_of({"name": "tnt", "project": False}, rule, chunk=4).exact
 
 
 def test_the_functional_door_names_the_input_that_it_lacks() -> None:
