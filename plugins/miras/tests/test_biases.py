@@ -73,6 +73,7 @@ BIASES = [
     Huber(),
     Huber(form="coordinate"),
     Huber(form="norm"),
+    Huber(unit="rms"),
     RobustL2(),
     KLLoss(),
 ]
@@ -100,6 +101,21 @@ def test_perfect_recall_pulls_nothing_and_has_finite_gradients(bias: Attentional
     assert torch.equal(pull, torch.zeros_like(pull))
     gradients = torch.autograd.grad(pull.sum() + 0.0 * threshold.sum(), (prediction, threshold))
     assert all(torch.isfinite(one).all() for one in gradients)
+
+
+@pytest.mark.parametrize("form", ["switch", "norm"])
+def test_a_threshold_of_the_root_mean_square_does_not_know_the_width(form: str) -> None:
+    """Errors of equal entries: cut at width 4 as at width 9, and as by the norm at root V times as much."""
+    for width in (4, 9):
+        e = torch.full((1, 1, 2, width), 1.5, dtype=torch.float64)
+        e[:, :, 1] = 0.5
+        one = Tokens(threshold=torch.ones(1, 1, 2, dtype=torch.float64))
+        pull = Huber(form=form, unit="rms").cotangent(e, torch.zeros_like(e), one)
+        assert torch.equal(pull[:, :, 1], e[:, :, 1])
+        length = 1.0 if form == "norm" else width**0.5
+        assert torch.allclose(pull[:, :, 0], torch.full_like(e[:, :, 0], length), atol=1e-9)
+        wide = one.map(lambda gate, n=width: gate * n**0.5)  # type: ignore[misc]
+        assert torch.equal(pull, Huber(form=form).cotangent(e, torch.zeros_like(e), wide))
 
 
 def test_switch_is_the_error_up_to_the_threshold_and_bounded_beyond() -> None:
@@ -134,6 +150,8 @@ def test_wrong_options_are_refused() -> None:
         lambda: Lp(eps=0.0),
         lambda: SmoothL1(sharpness=0.0),
         lambda: Huber(form="square"),
+        lambda: Huber(unit="mean"),
+        lambda: Huber(form="coordinate", unit="rms"),
         lambda: RobustL2(radius=-1.0),
         lambda: Lp(p=math.nan),
     ):

@@ -57,7 +57,7 @@ def square(e: Tensor, one: Tokens, t: int) -> Tensor:
 
 def switched(e: Tensor, one: Tokens, t: int) -> Tensor:
     """1/2 |e|^2, or threshold times the smooth l1 loss; the switch itself has no gradient."""
-    threshold = one.threshold[:, :, t]
+    threshold = one.threshold[:, :, t] * e.shape[-1] ** 0.5  # of a root mean square
     small = e.detach().norm(dim=-1) <= threshold
     flat = threshold * (torch.log(torch.cosh(10.0 * e)) / 10.0).sum(-1)
     return torch.where(small, 0.5 * e.square().sum(-1), flat).sum()

@@ -9,8 +9,8 @@ from hecate_miras.huber import Huber
 # Without a norm a step is unbounded in the weights: measured, rates up to 0.05 stay finite (spec, section Stability).
 PLAIN = {"high": 0.05, "init": 0.02}
 
-# Behind a layer norm a prediction is about as long as the root of the value width: 16 lies above it up to 256.
-ABOVE = {"init": 16.0}
+# Behind a layer norm a prediction's root mean square is about 1, whatever its width: 3 lies above the errors to come.
+ABOVE = {"high": 4.0, "init": 3.0}
 
 
 def yaad(
@@ -26,7 +26,7 @@ def yaad(
     return ComposedRule(
         "yaad",
         structure=MLP(depth=depth, expansion=expansion, activation=activation, residual=residual, norm=norm),
-        bias=Huber(form=form),
+        bias=Huber(form=form, unit="rms" if norm and form != "coordinate" else "norm"),
         retention=ScalarDecay(),
         algorithm=GradientDescent(),
         spec="rules/yaad.md",
