@@ -13,7 +13,11 @@ from hecate_core.composing import rule_of
 STEPS = 20
 
 
-def _losses(backend: str, rule: str, strategy: str = "chunkwise") -> list[float]:
+OMEGA = {"name": "omega", "window": 2, "features": "identity"}
+ATLAS = {"name": "atlas", "window": 2, "features": "identity", "steps": 2}
+
+
+def _losses(backend: str, rule: Any, strategy: str = "chunkwise") -> list[float]:
     torch.manual_seed(0)
     layer = MemoryLayer(32, heads=2, rule=rule, strategy=strategy, levels=[1, 2], chunk=16, backend=backend)
     x, wanted = torch.randn(2, 2, 40, 32)
@@ -29,9 +33,20 @@ def _losses(backend: str, rule: str, strategy: str = "chunkwise") -> list[float]
 
 
 @pytest.mark.parametrize(
-    ("rule", "strategy"), [("delta", "chunkwise"), ("titans", "chunkwise"), ("kda", "chunkwise"), ("titans", "frozen")]
+    ("rule", "strategy"),
+    [
+        ("delta", "chunkwise"),
+        ("titans", "chunkwise"),
+        ("kda", "chunkwise"),
+        ("titans", "frozen"),
+        (OMEGA, "chunkwise"),
+        (ATLAS, "frozen"),
+        ("lattice", "sequential"),
+        ("trellis", "sequential"),
+    ],
+    ids=str,
 )
-def test_a_layer_learns_on_the_host_backend_as_on_the_reference(rule: str, strategy: str) -> None:
+def test_a_layer_learns_on_the_host_backend_as_on_the_reference(rule: Any, strategy: str) -> None:
     reference, host = _losses("reference", rule, strategy), _losses("host", rule, strategy)
     assert reference[-1] < reference[0]
     assert host != reference  # the kernels ran, in an order of their own

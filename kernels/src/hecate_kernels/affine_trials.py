@@ -18,7 +18,9 @@ RULES = {  # which coefficients a rule has: erase, momentum, inject
     "delta": (True, False, False),
     "titans": (True, True, False),
     "masked titans": (True, True, True),
+    "omega": (True, True, True),  # GROUP changes in a row are one token: all see one memory, the last one moves it
 }
+GROUP = 3
 CHUNK = 64
 
 
@@ -68,6 +70,7 @@ def _cases(thorough: bool) -> Iterator[_Case]:
         (100, 100, float32, "masked titans", True),
         (100, 128, bfloat16, "titans", False),
         (257, 16, float32, "hebbian", True),
+        (63, 16, float32, "omega", False),
     ]
     yield from (_Case(*row, seed=seed) for seed, row in enumerate(rows))
 
@@ -100,8 +103,21 @@ def _inputs(case: _Case) -> tuple[list[Tensor | None], Tensor]:
         gate(0.0, 0.9) if momentum else None,
         (torch.rand(batch, heads, case.length, generator=generator) > 0.3).float() if inject else None,
     ]
+    if case.rule == "omega":
+        coefficients = _grouped(coefficients)
     tokens = [laid(one.to(case.dtype)) for one in (q, k, normal(*size))]
     return [*tokens, *coefficients, memory, surprise if momentum else None], laid(normal(*size).to(case.dtype))
+
+
+def _grouped(coefficients: list[Tensor | None]) -> list[Tensor | None]:
+    """As a window rule has them: decay at a group's ends, momentum that begins at 0 with every group but the first."""
+    keep, erase, write, momentum, _ = coefficients
+    assert keep is not None
+    assert momentum is not None
+    place = torch.arange(keep.shape[-1]) % GROUP
+    keep = torch.where(place == GROUP - 1, keep, 1.0)
+    momentum = torch.where(place == 0, torch.where(torch.arange(keep.shape[-1]) == 0, momentum, 0.0), 1.0)
+    return [keep, erase, write, momentum, (place == GROUP - 1).float().expand_as(keep).contiguous()]
 
 
 def _run(

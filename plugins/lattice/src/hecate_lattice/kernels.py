@@ -115,16 +115,15 @@ class LatticeKernels:
 
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
         """The default loss at all sizes, every loss with all switches on at one, and the single token there."""
-        sizes = [(16, 16), (64, 64), (100, 100), (128, 128), (256, 64), (64, 256)]
+        sizes = {"float32": ((16, 16), (64, 64), (100, 100), (128, 128), (256, 64), (64, 256))}
         for element in ELEMENTS:
-            for number, width in sizes:
+            for number, width in sizes.get(str(element).removeprefix("torch."), ((64, 64), (128, 128))):
                 shape = _Shape(Slots.of("lattice", number, width, 64), element, "decode", False, False)
                 yield from (shape.kernel(symbol, self.kernels.source) for symbol in KERNELS.symbols)
-            for option in LOSSES:
-                shape = _Shape(Slots.of("lattice", 64, 64, 64), element, option, True, True)
-                yield from (shape.kernel(symbol, self.kernels.source) for symbol in KERNELS.symbols)
-                one = shape._replace(slots=Slots.of("lattice", 64, 64, 1))
-                yield one.kernel(STEP, self.kernels.source)
+        for option in LOSSES:
+            shape = _Shape(Slots.of("lattice", 64, 64, 64), torch.float32, option, True, True)
+            yield from (shape.kernel(symbol, self.kernels.source) for symbol in KERNELS.symbols)
+            yield shape._replace(slots=Slots.of("lattice", 64, 64, 1)).kernel(STEP, self.kernels.source)
 
     def trials(self, thorough: bool) -> Iterable[Trial]:
         """See `hecate_lattice.trials`."""

@@ -18,7 +18,7 @@ from hecate_kernels.slots import Slots, carved_slots
 
 from hecate_core.api import Tensor
 from hecate_trellis.maps import MAPS
-from hecate_trellis.op import TrellisTokens, option_of, options_in
+from hecate_trellis.op import SIDES, TrellisTokens, option_of, options_in
 from hecate_trellis.trials import trials
 
 STEP = "trellis_step"  # the forward of a single token
@@ -122,19 +122,16 @@ class TrellisKernels:
 
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
         """Keys and values under the default map at all sizes, every map and the single token at one."""
-        sizes = [(16, 16), (64, 64), (100, 100), (128, 128), (256, 64), (64, 256)]
-        sides = ("slots", "entries")
+        sizes = {"float32": ((16, 16), (100, 100), (128, 128), (256, 64), (64, 256))}
         for element in ELEMENTS:
-            for number, width in sizes:
-                for side in sides:
-                    slots = Slots.of("trellis", number, width, 64)
-                    shape = _Shape(slots, element, option_of("silu", side), False)
+            for number, width in sizes.get(str(element).removeprefix("torch."), ((64, 64), (128, 128))):
+                for side in SIDES:
+                    shape = _Shape(Slots.of("trellis", number, width, 64), element, option_of("silu", side), False)
                     yield from (shape.kernel(symbol, self.kernels.source) for symbol in KERNELS.symbols)
-            for phi, side in zip(MAPS, sides * len(MAPS), strict=False):
-                shape = _Shape(Slots.of("trellis", 64, 64, 64), element, option_of(phi, side), True)
-                yield from (shape.kernel(symbol, self.kernels.source) for symbol in KERNELS.symbols)
-                one = shape._replace(slots=Slots.of("trellis", 64, 64, 1))
-                yield one.kernel(STEP, self.kernels.source)
+        for phi, side in zip(MAPS, SIDES * len(MAPS), strict=False):
+            shape = _Shape(Slots.of("trellis", 64, 64, 64), torch.float32, option_of(phi, side), True)
+            yield from (shape.kernel(symbol, self.kernels.source) for symbol in KERNELS.symbols)
+            yield shape._replace(slots=Slots.of("trellis", 64, 64, 1)).kernel(STEP, self.kernels.source)
 
     def trials(self, thorough: bool) -> Iterable[Trial]:
         """See `hecate_trellis.trials`."""
