@@ -9,7 +9,7 @@ from typer import Exit, Option, Typer
 from typer.main import get_command
 
 import hecate_core
-from hecate_core.cli import build, check, compare, demo, doctor, evaluate, generate, new, plugins, strangers, sweep
+from hecate_core.cli import bench, build, check, compare, demo, doctor, evaluate, generate, new, plugins, strangers, sweep
 from hecate_core.cli import report as reports
 from hecate_core.cli.command import command
 from hecate_core.cli.faults import report
@@ -23,6 +23,7 @@ OURS: dict[str, Callable[..., int | None]] = {
     "sweep": sweep.sweep,
     "compare": compare.compare,
     "report": reports.report,
+    "bench": bench.bench,
     "check": check.check,
     "new": new.new,
     "plugins": plugins.plugins,
