@@ -1,25 +1,31 @@
 """CPU seconds of hecate-lint on torch's own nn, optim and autograd, beside fixit, torchfix and the parse of libcst.
 
-    python benchmarks/lint.py [--peers FOLDER] [--no-peers]
+    python benchmarks/lint.py [--peers FOLDER] [--rounds N] [--write]
 
 `--peers` is a folder with the commands `fixit` and `torchfix`: `python -m venv P && P/bin/pip install fixit torchfix`,
 then `--peers P/bin`. The files are copied to a plain folder first, because fixit skips what a .gitignore covers.
-CPU seconds of a process and all its children, user and system, one run each; no wall clock anywhere.
+CPU seconds of a process and all its children, user and system; no wall clock anywhere. Each round measures everything
+once, so that what else runs on the machine falls on all of them; ratios are of one round, and their median is shown.
+`--write` puts the figures into results/lint.json, of which report.py makes docs/lint-performance.md.
 """
 
 import argparse
 import importlib.util
+import json
 import os
 import platform
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 FOLDERS = ("nn", "optim", "autograd")
+RESULT = Path(__file__).parent / "results" / "lint.json"
 PARSE = "import sys, libcst\nfor p in sys.argv[1:]: libcst.parse_module(open(p, encoding='utf-8').read())\n"
 HECATE = [sys.executable, "-m", "hecate_lint", "--config", os.devnull, "--jobs", "1"]
 
@@ -54,65 +60,113 @@ def torch_root() -> Path:
     return Path(spec.origin).parent
 
 
-def peers_of(folder: str | None, corpus: list[str]) -> dict[str, list[str]]:
-    """The commands of the peers that are there."""
-    found = {}
-    for name, command in {"fixit": ["fixit", "lint", *corpus], "torchfix": ["torchfix", *corpus]}.items():
-        path = os.path.join(folder, name) if folder else name
-        if folder is None or os.path.exists(path):
-            found[name] = [path, *command[1:]]
-    return found
-
-
-def show(name: str, one: Cost, parse: float) -> None:
-    """One line of the table."""
-    print(f"{name:44s} {one.cpu_s:9.3f} s {one.cpu_s / parse:8.3f} x parse {one.peak_mb:7.0f} MB   exit {one.status}")
-
-
-def small(folder: str) -> None:
-    """One small file: nothing in it, from the cache, with a finding."""
+def commands(folder: str, files: list[str]) -> dict[str, list[str]]:
+    """What each round runs, by the name that the page shows."""
+    corpus = os.path.join(folder, "corpus")
     Path(folder, "clean.py").write_text("x = 1\n" * 20)
     Path(folder, "bad.py").write_text("def f(memory):\n    memory.mul_(0.5)\n    return memory\n")
-    for name, arguments in {
-        "one small file, no candidate": ["--no-cache", "clean.py"],
-        "one small file, with a finding": ["bad.py"],
-        "one small file, from the cache": ["bad.py"],
-    }.items():
-        one = cost([*HECATE, *arguments], folder)
-        print(f"{name:44s} {one.cpu_s:9.3f} s {'':16s} {one.peak_mb:7.0f} MB   exit {one.status}")
+    return {
+        "libcst.parse_module of every file": [sys.executable, "-c", PARSE, *files],
+        "cold, findings": [*HECATE, "--no-cache", corpus],
+        "cold, findings and fixes": [*HECATE, "--no-cache", "--unsafe-fixes", "--diff", corpus],
+        "warm": [*HECATE, corpus],
+        "one small file, no candidate": [*HECATE, "--no-cache", "clean.py"],
+        "one small file, from the cache": [*HECATE, "bad.py"],
+        "one small file, with a finding": [*HECATE, "--no-cache", "bad.py"],
+    }
+
+
+def peers_of(folder: str | None, corpus: str) -> dict[str, list[str]]:
+    """The commands of the peers that are there."""
+    wanted = {"fixit": ["lint", corpus], "torchfix": [corpus]}
+    if folder is None:
+        return {}
+    paths = {name: os.path.join(folder, name) for name in wanted}
+    return {name: [path, *wanted[name]] for name, path in paths.items() if os.path.exists(path)}
+
+
+def one_more_rule(corpus: str) -> dict[str, float]:
+    """What each rule's own `nominate` costs of a cold run, in percent: the median and the dearest."""
+    from hecate_lint.facts import File
+    from hecate_lint.registry import built_in
+    from hecate_lint.source import Source
+
+    def used() -> float:
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        return own.ru_utime + own.ru_stime
+
+    spent = dict.fromkeys((rule.id for rule in built_in()), 0.0)
+    start = used()
+    for path in sorted(Path(corpus).rglob("*.py")):
+        source = Source(str(path), path.read_bytes())
+        file = File(source, source.parse())
+        for rule in built_in():
+            before = used()
+            if not rule.words or not rule.words.isdisjoint(file.index.words):
+                list(rule.nominate(file))
+            spent[rule.id] += used() - before
+    whole = used() - start
+    shares = sorted(100 * each / whole for each in spent.values())
+    return {
+        "rules": len(shares),
+        "median_percent": round(statistics.median(shares), 3),
+        "above_one_percent": sum(share > 1 for share in shares),
+        "dearest_percent": round(shares[-1], 2),
+    }
+
+
+def measured(given: argparse.Namespace, torch: Path, folder: str) -> dict[str, Any]:
+    """Everything that the page shows."""
+    for name in FOLDERS:
+        shutil.copytree(torch / name, Path(folder, "corpus", name), ignore=shutil.ignore_patterns("__pycache__"))
+    corpus = os.path.join(folder, "corpus")
+    files = [str(path) for path in sorted(Path(corpus).rglob("*.py"))]
+    runs = commands(folder, files)
+    cost(runs["warm"], folder)  # fills the cache
+    cost(runs["one small file, from the cache"], folder)
+    rounds = [{name: cost(command, folder) for name, command in runs.items()} for _ in range(given.rounds)]
+    peers = {name: cost(command, folder) for name, command in peers_of(given.peers, corpus).items()}
+    whole = cost([*HECATE, "--no-cache", str(torch)], folder)
+    parse, _, fixes, warm = list(runs)[:4]
+
+    def median(name: str, of: str = "") -> float:
+        return round(statistics.median(one[name].cpu_s / (one[of].cpu_s if of else 1) for one in rounds), 4)
+
+    return {
+        "machine": {"processor": platform.machine(), "processors": os.cpu_count(), "python": platform.python_version()},
+        "load": [round(each, 1) for each in os.getloadavg()],
+        "rounds": given.rounds,
+        "corpus": {"folders": list(FOLDERS), "files": len(files), "bytes": sum(map(os.path.getsize, files))},
+        "cpu_s": {name: median(name) for name in runs},
+        "of_parse": {name: median(name, parse) for name in list(runs)[1:4]},
+        "peak_mb": {name: round(max(one[name].peak_mb for one in rounds)) for name in runs},
+        "peers": {
+            name: {
+                "cpu_s": round(one.cpu_s, 2),
+                "over_cold_with_fixes": round(one.cpu_s / median(fixes), 1),
+                "over_warm": round(one.cpu_s / median(warm)),
+                "status": one.status,
+            }
+            for name, one in peers.items()
+        },
+        "whole_torch": {"cpu_s": round(whole.cpu_s, 1), "peak_mb": round(whole.peak_mb), "status": whole.status},
+        "one_rule": one_more_rule(corpus),
+    }
 
 
 def main() -> None:
-    """Print the machine, then every line."""
-    given = argparse.ArgumentParser(description=__doc__)
+    """Measure, print, and with --write keep the figures."""
+    given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given.add_argument("--peers", metavar="FOLDER")
-    given.add_argument("--no-peers", action="store_true")
+    given.add_argument("--rounds", type=int, default=3)
+    given.add_argument("--write", action="store_true")
     args = given.parse_args()
-    torch = torch_root()
     with tempfile.TemporaryDirectory() as folder:
-        for name in FOLDERS:
-            shutil.copytree(torch / name, Path(folder, "corpus", name), ignore=shutil.ignore_patterns("__pycache__"))
-        corpus = [os.path.join(folder, "corpus")]
-        files = [str(path) for path in sorted(Path(corpus[0]).rglob("*.py"))]
-        size = sum(os.path.getsize(path) for path in files)
-        machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
-        print(f"{machine}, {len(files)} files, {size:,} bytes")
-        parse = cost([sys.executable, "-c", PARSE, *files], folder)
-        show("libcst.parse_module of every file", parse, parse.cpu_s)
-        cold = cost([*HECATE, "--no-cache", *corpus], folder)
-        show("hecate-lint, cold, findings", cold, parse.cpu_s)
-        fixes = cost([*HECATE, "--no-cache", "--unsafe-fixes", "--diff", *corpus], folder)
-        show("hecate-lint, cold, findings and fixes", fixes, parse.cpu_s)
-        cost([*HECATE, *corpus], folder)
-        warm = cost([*HECATE, *corpus], folder)
-        show("hecate-lint, warm", warm, parse.cpu_s)
-        whole = cost([*HECATE, "--no-cache", str(torch)], folder)
-        show("hecate-lint, cold, the whole of torch", whole, parse.cpu_s)
-        small(folder)
-        for name, command in ({} if args.no_peers else peers_of(args.peers, corpus)).items():
-            one = cost(command, folder)
-            show(name, one, parse.cpu_s)
-            print(f"  {name} / cold with fixes = {one.cpu_s / fixes.cpu_s:.1f}, / warm = {one.cpu_s / warm.cpu_s:.0f}")
+        found = measured(args, torch_root(), folder)
+    text = json.dumps(found, indent=1) + "\n"
+    sys.stdout.write(text)
+    if args.write:
+        RESULT.write_text(text)
 
 
 if __name__ == "__main__":
