@@ -14,6 +14,7 @@ from hecate_core.cms import CMS
 from hecate_core.differentiation import Tape, cut
 from hecate_core.errors import DataError, InputError
 from hecate_core.model import Block, LanguageModel, next_token_loss
+from hecate_core.precision import full_precision
 from hecate_core.records import State
 from hecate_core.shapes import Float, Int, Tensor
 
@@ -55,7 +56,8 @@ def observe(model: LanguageModel, ids: Int[Tensor, "B T"], targets: Int[Tensor, 
             seen, after = model(ids[:, begin:end], leaves_state)
             loss = next_token_loss(seen, targets[:, begin:end])
         judged = int((targets[:, begin:end] >= 0).sum())
-        found = tape.grad(loss, leaves) if leaves and judged else {}
+        with full_precision(ids.device):  # a backward belongs outside autocast
+            found = tape.grad(loss, leaves) if leaves and judged else {}
         grads = {path: torch.zeros_like(leaves[path]) if one is None else one for path, one in found.items()}
         after = after.map(cut)
         health |= health_of(model, after, grads, judged)

@@ -308,6 +308,18 @@ def test_what_was_learned_makes_the_same_text_likelier() -> None:
     assert losses[-1] < losses[0] - 0.01
 
 
+def test_autocast_learns_nearly_the_same() -> None:
+    model, (ids, targets) = model_of(levels=[{"rate": 0.05}]).float(), text(2 * GRAIN)
+    exact = observe(model, ids, targets, model.init_state(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = observe(model, ids, targets, model.init_state(2))
+    assert rough.loss == pytest.approx(exact.loss, rel=2e-2)
+    for path, one in exact.state.flat().items():
+        if ".change." in path:
+            assert rough.state.flat()[path].dtype == torch.float32
+            assert float((rough.state.flat()[path] - one).abs().max()) < 0.2 * float(one.abs().max())
+
+
 def test_held_out_text_is_scored_while_it_teaches() -> None:
     """Against the logits of one passage after the other; with rate 0 it is the plain score."""
     passages = [bytes([5, 6, 5, 7, 5, 6, 5, 7, 5, 6]), b"x", bytes([1, 2, 1, 2, 1])]
