@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -80,7 +79,8 @@ def _operator(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     An operator has no optional results and may not hand back what it was given. A result that is None is an empty
     bool tensor `[0]`; one that is the i-th argument itself is an empty bool tensor `[0, i + 1]`, put back outside.
     """
-    signature = signature_of(method, f"{type(getattr(method, '__self__', method)).__name__}.{method.__name__}")
+    place = f"{type(getattr(method, '__self__', method)).__name__}.{method.__name__}"
+    signature = signature_of(method, place)
     results = list(leaves(signature.result))
     many = [leaf.kind == MANY for leaf in results]
     maybe = [leaf.kind == MAYBE for leaf in results]
@@ -89,10 +89,7 @@ def _operator(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(*flat: Any) -> Any:
         made = made_of((method(*given_of(flat)),))
-        tensors = _tensors(flat)
-        known = {id(one): place for place, one in enumerate(tensors)}
-        views = {one.untyped_storage()._cdata for one in tensors}
-        fresh = partial(_fresh, known=known, device=made[0].device, taken=views)
+        fresh = _Fresh(_tensors(flat), made[0].device)
         marked = [
             [fresh(each) for each in one] if is_list else fresh(one) for one, is_list in zip(made, many, strict=True)
         ]
@@ -100,7 +97,12 @@ def _operator(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
     def fake(*flat: Any) -> Any:
         with shaping():
-            return run(*flat)
+            results = run(*flat)
+        storages = {_memory(one) for one in _tensors(flat)}
+        for one in _tensors(results if isinstance(results, tuple) else (results,)):
+            if _memory(one) in storages:
+                raise InputError(f"{place}: a result is a view of an argument; return the argument itself or a copy")
+        return results
 
     _LIBRARY.define(name + signature.schema)
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
@@ -132,17 +134,30 @@ def _tensors(flat: Sequence[Any]) -> list[Tensor]:
     return found
 
 
-def _fresh(one: Tensor | None, known: dict[int, int], device: torch.device, taken: set[int]) -> Tensor:
-    """A result as an operator may give it back, see `_operator`; a view of another result or argument is copied."""
-    if one is None:
-        return torch.empty(0, dtype=torch.bool, device=device)
-    if id(one) in known:
-        return torch.empty(0, known[id(one)] + 1, dtype=torch.bool, device=device)
-    memory = one.untyped_storage()
-    if memory._cdata in taken or memory.nbytes() > one.numel() * one.itemsize:
-        return one.clone()
-    taken.add(memory._cdata)
-    return one
+class _Fresh:
+    """Results as an operator may give them back, see `_operator`; one that shares another's memory is copied."""
+
+    def __init__(self, given: Sequence[Tensor], device: torch.device) -> None:
+        self._given = {id(one): place for place, one in enumerate(given)}
+        self._device = device
+        self._taken: set[int] = set()
+
+    def __call__(self, one: Tensor | None) -> Tensor:
+        if one is None:
+            return torch.empty(0, dtype=torch.bool, device=self._device)
+        place = self._given.get(id(one))
+        if place is not None:
+            return torch.empty(0, place + 1, dtype=torch.bool, device=self._device)
+        memory = _memory(one)
+        if memory in self._taken:
+            return one.clone()
+        self._taken.add(memory)
+        return one
+
+
+def _memory(one: Tensor) -> int:
+    """What two views of one memory have in common; fake tensors have it too, and no address."""
+    return int(one.untyped_storage()._cdata)
 
 
 def _put_back(one: Tensor, flat: Sequence[Any], may_be_none: bool = False) -> Tensor | None:

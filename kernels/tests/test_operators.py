@@ -236,3 +236,17 @@ def test_a_layer_exports_with_its_kernels_as_one_node(rule: str) -> None:
         y, after = program.module()(x)
     assert torch.equal(y, expected)
     assert all(torch.equal(one, after.flat()[name]) for name, one in state.flat().items())
+
+
+class Lending(Odd):
+    backend = "lending"
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.view(-1)
+
+
+def test_a_result_that_is_a_view_of_an_argument_is_refused_when_it_is_traced() -> None:
+    behind, x = Operator(Lending()), torch.randn(2, 3)
+    assert torch.equal(behind.forward(x), x.view(-1))
+    with pytest.raises(Exception, match=r"Lending\.forward: a result is a view of an argument"):
+        torch.library.opcheck(torch.ops.hecate.odd_lending_fwd.default, (x,), test_utils="test_faketensor")

@@ -6,7 +6,7 @@ read as they lie (any strides but a unit one over the last axis).
 """
 
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,9 +56,10 @@ class _Shape(NamedTuple):
     def of(cls, tokens: AffineTokens, limit: int) -> "_Shape":
         """The shape of a call where a block has `limit` bytes of shared memory."""
         switches = (tokens.erase is not None, tokens.momentum is not None, tokens.inject is not None)
-        return cls.fitting((tokens.k.shape[-1], tokens.v.shape[-1]), tokens.v.dtype, switches, limit)
+        return cls.fitting((int(tokens.k.shape[-1]), int(tokens.v.shape[-1])), tokens.v.dtype, switches, limit)
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def fitting(
         cls, widths: tuple[int, int], element: torch.dtype, switches: tuple[bool, bool, bool], limit: int
     ) -> "_Shape":
@@ -77,25 +78,30 @@ class _Shape(NamedTuple):
 
     def kernel(self, symbol: str, source: Path, save: bool = True) -> Kernel:
         """The entry point specialised for this shape."""
-        given = constants(
-            HEAD_K=self.key_width,
-            HEAD_V=self.value_width,
-            CHUNK=self.layout.chunk,
-            ROWS=self.layout.rows,
-            THREADS=THREADS,
-            ELEMENT=ELEMENTS[self.element],
-            MOMENTUM=int(self.has_momentum),
-            ERASE=int(self.has_erase),
-            INJECT=int(self.has_inject),
-            SAVE=int(save),
-            FORWARD=int(symbol == KERNELS.forward),
-            STEP=int(symbol == STEP),
-        )
-        return Kernel(source, symbol, given)
+        return _kernel(self, symbol, source, save)
 
     def shared_bytes(self, backward: bool) -> int:
         """Dynamic shared memory of one block."""
         return shared_bytes(self.key_width, self.layout, self.element, self.has_momentum, backward=backward)
+
+
+@lru_cache(maxsize=1024)
+def _kernel(shape: _Shape, symbol: str, source: Path, save: bool) -> Kernel:
+    given = constants(
+        HEAD_K=shape.key_width,
+        HEAD_V=shape.value_width,
+        CHUNK=shape.layout.chunk,
+        ROWS=shape.layout.rows,
+        THREADS=THREADS,
+        ELEMENT=ELEMENTS[shape.element],
+        MOMENTUM=int(shape.has_momentum),
+        ERASE=int(shape.has_erase),
+        INJECT=int(shape.has_inject),
+        SAVE=int(save),
+        FORWARD=int(symbol == KERNELS.forward),
+        STEP=int(symbol == STEP),
+    )
+    return Kernel(source, symbol, given)
 
 
 class AffineKernels:

@@ -4,6 +4,8 @@ The lists repeat the carvings of affine.cu and affine_backward.cuh; the host bac
 gives too little, and a test refuses one that gives too much.
 """
 
+from functools import lru_cache
+
 import torch
 
 from hecate_kernels.layout import THREADS, Layout, carved, padded
@@ -11,6 +13,7 @@ from hecate_kernels.layout import THREADS, Layout, carved, padded
 SIZES = [Layout(*one) for one in ((32, 64), (32, 48), (32, 32), (16, 64), (16, 32), (32, 16), (16, 16))]  # best first
 
 
+@lru_cache(maxsize=1024)
 def shared_bytes(key_width: int, layout: Layout, element: torch.dtype, has_momentum: bool, backward: bool) -> int:
     """Bytes of dynamic shared memory of one block; every piece is rounded up to 128."""
     size = element.itemsize

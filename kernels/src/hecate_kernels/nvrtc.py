@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from hecate_kernels.failure import BackendMissingError, KernelError, compiler_li
 from hecate_kernels.flatten import flatten
 from hecate_kernels.nvrtc_worker import Job, compile_cubin, options
 from hecate_kernels.pair import SHARED_LIMITS, Argument, InOut, Kernel, Out
-from hecate_kernels.storage import scalar_bytes
+from hecate_kernels.storage import demand_width
 
 ARCHITECTURES = tuple(SHARED_LIMITS)
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
@@ -241,11 +242,18 @@ class CudaDriver:
         self, kernel: Any, grid: Dim3, block: Dim3, shared_bytes: int, arguments: Sequence[Any], device: int
     ) -> None:
         """See `Driver.launch`."""
-        from cuda.core import Device, LaunchConfig, launch
+        from cuda.core import Device, launch
 
         Device(device).set_current()  # autograd runs backward on threads of its own
-        config = LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes)
+        config = _launch_config(grid, block, shared_bytes)
         launch(_Stream(torch.cuda.current_stream(device).cuda_stream), config, kernel, *arguments)
+
+
+@lru_cache(maxsize=4096)
+def _launch_config(grid: Dim3, block: Dim3, shared_bytes: int) -> Any:
+    from cuda.core import LaunchConfig
+
+    return LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes)
 
 
 class _Stream:
@@ -291,5 +299,5 @@ def _value(argument: Argument) -> Any:
         return argument.tensor.data_ptr()
     if isinstance(argument, Tensor):
         return argument.data_ptr()
-    scalar_bytes(argument)
+    demand_width(argument)
     return argument

@@ -31,7 +31,7 @@ def constants(**values: int | str) -> Constants:
     return tuple(sorted(values.items()))
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Kernel:
     """One entry point of one source, specialised: what a backend compiles and launches."""
 

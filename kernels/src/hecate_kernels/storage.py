@@ -2,6 +2,7 @@
 
 import ctypes
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +21,13 @@ def poison(tensor: Tensor) -> None:
         span(tensor).fill_(0xFF)
 
 
-def scalar_bytes(value: object) -> bytes:
-    """The bytes of a typed scalar (numpy or ctypes); a bare Python number has no width and is refused."""
-    if isinstance(value, ctypes._SimpleCData):
-        return bytes(value)
-    to_bytes = getattr(value, "tobytes", None)
-    if to_bytes is None:
+def demand_width(value: object) -> None:
+    """Raises TypeError for anything but a typed scalar (numpy or ctypes): a bare Python number has no width."""
+    if not isinstance(value, (np.generic, ctypes._SimpleCData)):
         raise TypeError(f"{type(value).__name__} {value!r} has no width; pass numpy.int32(...) or numpy.float32(...)")
-    return bytes(to_bytes())
+
+
+def scalar_bytes(value: object) -> bytes:
+    """The bytes of a typed scalar."""
+    demand_width(value)
+    return bytes(value) if isinstance(value, ctypes._SimpleCData) else bytes(value.tobytes())  # type: ignore[attr-defined]
