@@ -101,19 +101,38 @@ def test_a_cell_that_cannot_be_built_stops_the_sweep_before_it_starts() -> None:
     assert not Path("runs").exists()
 
 
-def test_killed_and_resumed_it_ends_with_the_same_table(folder: Path) -> None:
+def killed_and_resumed(folder: Path, seeds: list[int], kills: int) -> tuple[list[dict[str, object]], ...]:
+    """The rows of a sweep that was left alone, and of one killed again and again after some of its runs were saved."""
     (folder / "base.toml").write_text(BASE.replace("STEPS", "12"))
+    (folder / "sweep.toml").write_text(SWEEP.replace("[0, 1]", str(seeds)))
     assert run(["sweep", "sweep.toml", "--out", "whole", "--jobs", "2"]) == 0
     words = [sys.executable, "-m", "hecate_core.cli", "sweep", "sweep.toml", "--out", "cut", "--jobs", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-    while not list((folder / "cut").glob("*/*/checkpoints/step-*")) and process.poll() is None:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (folder / "cut" / "table.json").exists()
+    for kill in range(kills):
+        before = len(list((folder / "cut").glob("*/*/checkpoints/step-*")))
+        resume = ["--resume"] if kill else []
+        process = subprocess.Popen(
+            [*words, *resume], env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while process.poll() is None and len(list((folder / "cut").glob("*/*/checkpoints/step-*"))) <= before:
+            time.sleep(0.02)
+        assert process.poll() is None, "it ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (folder / "cut" / "table.json").exists()
     assert run(["sweep", "sweep.toml", "--out", "cut"]) == 2
     assert run(["sweep", "sweep.toml", "--out", "cut", "--resume", "--jobs", "2"]) == 0
-    tables = [json.loads((folder / name / "table.json").read_text())["rows"] for name in ("whole", "cut")]
-    assert tables[0] == tables[1]
-    assert len(tables[0]) == 4
+    return tuple(json.loads((folder / name / "table.json").read_text())["rows"] for name in ("whole", "cut"))
+
+
+def test_killed_and_resumed_it_ends_with_the_same_table(folder: Path) -> None:
+    whole, cut = killed_and_resumed(folder, [0], kills=2)
+    assert whole == cut
+    assert len(whole) == 2
+
+
+@pytest.mark.soak
+def test_twelve_runs_killed_twice_end_with_the_same_table(folder: Path) -> None:
+    whole, cut = killed_and_resumed(folder, [0, 1, 2, 3, 4, 5], kills=2)
+    assert whole == cut
+    assert len(whole) == 12
