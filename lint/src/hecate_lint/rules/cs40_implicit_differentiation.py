@@ -4,17 +4,31 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from hecate_lint.facts import File, arguments, constant, locals_of, split_words
-from hecate_lint.index import FUNCTIONS, LOOPS, Function, ancestors, class_of, function_of, own_nodes, parent, walk
+from hecate_lint.facts import File, constant, split_words
+from hecate_lint.index import LOOPS, Function, ancestors, function_of, own_nodes, parent, walk
 from hecate_lint.model import Hit
 from hecate_lint.names import dotted_text, parameters
 from hecate_lint.rule import Rule
+from hecate_lint.switches import (
+    callers_off,
+    differentiated,
+    differentiates,
+    is_entry,
+    is_forward_path,
+    is_gradient,
+    is_hook,
+    passes_on,
+    switched_off,
+    under_no_grad,
+    yields_graph,
+)
+from hecate_lint.syntax import last_word
 from hecate_lint.vocabulary import EVALUATION
 
-_OFF = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled", "torch.autograd.inference_mode")
-_OFF_WORDS = frozenset({"no_grad", "inference_mode", "set_grad_enabled", "_set_grad_enabled", "eval_context"})
 _MODELS = frozenset({"model", "net", "network", "unit", "generator", "encoder", "decoder", "policy"})
-_LIGHTNING = frozenset({"validation_step", "test_step", "predict_step", "on_validation_epoch_end"})
+_REGISTERS = frozenset({"register_inner_loop", "register_kernel", "register_probe"})
+_MARKS = frozenset({"autodiff", "custom_vjp", "no_autodiff"})
+_MARK_IT = "mark it @autodiff, @custom_vjp(...) or @no_autodiff"
 _SCALARS = frozenset("item detach float tolist cpu_float numpy detach_".split())
 
 
@@ -23,8 +37,9 @@ class ImplicitDifferentiation(Rule):
 
     SMELL. (a) An evaluation, generation or probe function runs the model without no_grad or inference_mode. (b)
     A loss that is differentiated is also added, appended or stored for reporting without `.detach()` or
-    `.item()`. (d) An inner loop under `enable_grad` whose result is never detached. (e) `retain_graph=True`
-    where nothing differentiates a second time.
+    `.item()`. (c) In a Hecate package: a function registered as inner loop, kernel or probe without `@autodiff`,
+    `@custom_vjp` or `@no_autodiff`. (d) An inner loop under `enable_grad` whose result is never detached.
+    (e) `retain_graph=True` where nothing differentiates a second time.
 
     WHY. Every recorded step keeps its activations: memory grows with the length of the run and the first sign
     is an out-of-memory error hours later. In evaluation it also lets a stray backward reach the model.
@@ -137,6 +152,18 @@ def validate(self, network, x):
         return network(x)
 """
     INVALID = """
+from hecate_core.api import no_autodiff, register_probe, register_kernel
+@register_probe("norms")
+def norms(state):  # <-
+    return state.memory.norm()
+@register_kernel("decay")
+@no_autodiff
+def decay(state):
+    return state
+def spread(state):
+    return state.memory.std()
+register_probe("spread", spread)  # <-
+# ---
 def validate(model, batches, loss_fn):
     total = 0.0
     for x, y in batches:
@@ -194,20 +221,25 @@ def adapt(w, xs):
         yield from self._accumulators(file)
         yield from self._inner_loops(file)
         yield from self._kept_graphs(file)
+        yield from self._unmarked(file)
 
     def _evaluations(self, file: File) -> Iterator[Hit]:
         """(a) a model that runs in a function which evaluates, under no switch at all."""
         for function in file.index.functions if file.uses_torch else ():
-            if _is_hook(function) or not EVALUATION & set(split_words(function.name)):
+            if is_hook(function) or not EVALUATION & set(split_words(function.name)):
                 continue
-            if _differentiates(function) or _switched_off(file, function) or _is_forward_path(file, function):
+            if differentiates(function) or switched_off(file, function) or is_forward_path(file, function):
                 continue
             call = next(
-                (n for n in walk(function) if isinstance(n, ast.Call) and _runs_model(n) and not _passes(function, n)),
+                (
+                    n
+                    for n in walk(function)
+                    if isinstance(n, ast.Call) and _runs_model(n) and not passes_on(function, n)
+                ),
                 None,
             )
-            if call is not None and not _callers_off(file, function):
-                sure = "likely" if _is_handed_a_model(function, call) and _is_entry(file, function) else "possible"
+            if call is not None and not callers_off(file, function):
+                sure = "likely" if _is_handed_a_model(function, call) and is_entry(file, function) else "possible"
                 sure = sure if _measures(function) else "possible"
                 message = f"`{function.name}` runs `{ast.unparse(call.func)}` and records its graph"
                 yield Hit(call, message, sure, fixable=False)
@@ -215,11 +247,11 @@ def adapt(w, xs):
     def _accumulators(self, file: File) -> Iterator[Hit]:
         """(b) a name that is differentiated and also kept."""
         for function in file.index.functions:
-            losses = {name for n in own_nodes(function) if (name := _differentiated(n))}
+            losses = {name for n in own_nodes(function) if (name := differentiated(n))}
             for load in own_nodes(function) if losses else ():
                 if isinstance(load, ast.Name) and load.id in losses and isinstance(load.ctx, ast.Load):
                     kept = _kept(load)
-                    if kept and kept not in losses and not _is_plain(function, load) and not _under_no_grad(file, load):
+                    if kept and kept not in losses and not _is_plain(function, load) and not under_no_grad(file, load):
                         if not _used_for_gradient(function, kept):
                             severity = "error" if any(isinstance(a, LOOPS) for a in ancestors(load)) else None
                             message = f"`{load.id}` is kept in `{kept}` with its graph"
@@ -235,7 +267,7 @@ def adapt(w, xs):
                 continue
             if "set_grad_enabled" in ast.unparse(call.func) and not (call.args and constant(call.args[0]) is True):
                 continue
-            if not any(isinstance(n, LOOPS) and _differentiates(n) for n in walk(block)):
+            if not any(isinstance(n, LOOPS) and differentiates(n) for n in walk(block)):
                 continue
             detached = any(
                 isinstance(n, ast.Attribute) and n.attr in ("detach", "detach_", "item", "data") for n in walk(function)
@@ -252,51 +284,46 @@ def adapt(w, xs):
             if not detached and not second and made & given:
                 yield Hit(call, "an inner loop under enable_grad hands on its graph", "likely", fixable=False)
 
+    def _unmarked(self, file: File) -> Iterator[Hit]:
+        """(c) in a Hecate package, a function registered as inner loop, kernel or probe that says nothing."""
+        homes = {(node.module or "").split(".")[0] for node in file.index.all(ast.ImportFrom)}
+        if file.index.all(ast.alias) and not any(home.startswith("hecate_") for home in homes):
+            return
+        for function in file.index.functions:
+            words = {_meant(file, decorator) for decorator in function.decorator_list}
+            if words & _REGISTERS and not words & _MARKS:
+                message = f"`{function.name}` is registered and does not say whether it is differentiated"
+                yield Hit(function, message, "certain", "error", mend=_MARK_IT, fixable=False)
+        for call in file.index.all(ast.Call):
+            given = call.args[-1] if call.args and _meant(file, call) in _REGISTERS else None
+            target = file.functions.get(given.id) if isinstance(given, ast.Name) else None
+            if target is not None and not _MARKS & {_meant(file, decorator) for decorator in target.decorator_list}:
+                message = f"`{target.name}` is registered here and does not say whether it is differentiated"
+                yield Hit(call, message, "certain", "error", mend=_MARK_IT, fixable=False)
+
     def _kept_graphs(self, file: File) -> Iterator[Hit]:
         """(e) retain_graph=True where nothing in the function differentiates again."""
         for keyword in file.index.all(ast.keyword):
             call, function = parent(keyword), function_of(keyword)
             if keyword.arg != "retain_graph" or constant(keyword.value) is not True or function is None:
                 continue
-            if not (isinstance(call, ast.Call) and _differentiates(call)):
+            if not (isinstance(call, ast.Call) and differentiates(call)):
                 continue
-            total = sum(isinstance(n, ast.Call) and _is_gradient(n) for n in walk(function))
+            total = sum(isinstance(n, ast.Call) and is_gradient(n) for n in walk(function))
             if (
                 total == 1
                 and not any(isinstance(at, LOOPS) for at in ancestors(call))
-                and not _yields_graph(function, call)
+                and not yields_graph(function, call)
             ):
                 yield Hit(
                     keyword, "`retain_graph=True`, and nothing here differentiates again", "likely", fixable=False
                 )
 
     def pattern(self, m: Any, hit: Hit) -> Any:
-        return m.Call() | m.Name() | m.Arg(keyword=m.Name("retain_graph"))
+        return m.Call() | m.Name() | m.FunctionDef() | m.Arg(keyword=m.Name("retain_graph"))
 
     def fix(self, node: Any, hit: Hit) -> Any:
         return f"{node.value}.detach()" if isinstance(hit.node, ast.Name) else None
-
-
-def _is_gradient(call: ast.Call) -> bool:
-    func = call.func
-    word = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
-    return word in ("backward", "manual_backward") or dotted_text(func).endswith(("autograd.grad", "autograd.backward"))
-
-
-def _differentiates(node: ast.AST) -> bool:
-    return any(isinstance(n, ast.Call) and _is_gradient(n) for n in walk(node))
-
-
-def _differentiated(node: ast.AST) -> str:
-    """The name whose gradient a call takes: `loss.backward()`, `accelerator.backward(loss)`."""
-    if not (isinstance(node, ast.Call) and _is_gradient(node) and isinstance(node.func, ast.Attribute)):
-        return ""
-    if node.func.attr in ("backward", "manual_backward"):
-        held: ast.AST = node.args[0] if node.args and not isinstance(node.func.value, ast.Call) else node.func.value
-        if isinstance(held, ast.Call) and held.args:
-            held = held.args[0]  # scaler.scale(loss).backward()
-        return held.id if isinstance(held, ast.Name) else ""
-    return ""
 
 
 def _kept(load: ast.Name) -> str:
@@ -328,7 +355,7 @@ def _is_plain(function: Function, load: ast.Name) -> bool:
 def _used_for_gradient(function: Function, kept: str) -> bool:
     """Whether the accumulator is itself differentiated, or only its latest use is within the step."""
     for node in walk(function):
-        if isinstance(node, ast.Call) and _is_gradient(node) and kept in ast.unparse(node):
+        if isinstance(node, ast.Call) and is_gradient(node) and kept in ast.unparse(node):
             return True
     word = kept.split(".")[-1].split("[")[0]
     return word.startswith(("grad", "window"))
@@ -342,64 +369,10 @@ def _runs_model(call: ast.Call) -> bool:
     return False
 
 
-def _passes(function: Function, call: ast.Call) -> bool:
-    """Whether a call hands on the function's own `*args` or `**kwargs`, or a default that is no model.
-
-    A wrapper that does so leaves the choice to its caller.
-    """
-    inner = function_of(call) or function
-    stars = {arg.arg for arg in (inner.args.vararg, inner.args.kwarg) if arg is not None}
-    given = [arg.value for arg in call.args if isinstance(arg, ast.Starred)]
-    given += [keyword.value for keyword in call.keywords if keyword.arg is None]
-    if any(isinstance(value, ast.Name) and value.id in stars for value in given):
-        return True
-    args = [*function.args.posonlyargs, *function.args.args]
-    late = args[len(args) - len(function.args.defaults) :]
-    defaults = dict(zip((arg.arg for arg in late), function.args.defaults, strict=True))
-    default = defaults.get(getattr(call.func, "id", ""))
-    return default is not None and not isinstance(default, ast.Constant)
-
-
 def _is_handed_a_model(function: Function, call: ast.Call) -> bool:
     text = dotted_text(call.func)
     names = {arg.arg for arg in parameters(function.args)}
     return text in names or text.startswith("self.")
-
-
-def _switched_off(file: File, function: ast.AST) -> bool:
-    """Whether a function has a gradient switch anywhere: a decorator, a `with`, a call."""
-    for node in walk(function):
-        if isinstance(node, (ast.Name, ast.Attribute)):
-            word = node.attr if isinstance(node, ast.Attribute) else node.id
-            if word in _OFF_WORDS or "no_grad" in word or "inference_mode" in word or file.names.resolve(node) in _OFF:
-                return True
-        elif isinstance(node, ast.withitem):  # `with eval_mode(model):`, a stranger's own switch
-            called = dotted_text(node.context_expr.func) if isinstance(node.context_expr, ast.Call) else ""
-            if {"eval", "evaluating", "evaluation", "inference"} & set(split_words(called.rsplit(".", 1)[-1])):
-                return True
-    return False
-
-
-def _callers_off(file: File, function: Function) -> bool:
-    """Whether the function is called in this file, and every caller switches gradients off."""
-    callers = []
-    for node in file.index.word(function.name):
-        call = parent(node)
-        if isinstance(call, ast.Call) and call.func is node:
-            callers.append(call)
-    outer = [function_of(call) for call in callers]
-    known = [caller for caller in outer if caller is not None and caller is not function]
-    return bool(known) and all(_is_hook(caller) or _switched_off(file, caller) for caller in known)
-
-
-def _is_hook(function: Function) -> bool:
-    """Whether a trainer calls this with gradients off: its name, or `batch_idx` among its parameters."""
-    return function.name in _LIGHTNING or any(arg.arg == "batch_idx" for arg in parameters(function.args))
-
-
-def _bare(value: ast.expr) -> ast.expr:
-    """The value without its sign: `-loss` is the graph of `loss`."""
-    return value.operand if isinstance(value, ast.UnaryOp) else value
 
 
 def _measures(function: Function) -> bool:
@@ -414,48 +387,7 @@ def _measures(function: Function) -> bool:
     return not {"eval", "argmax", "multinomial", "tolist", "item", "numpy", "cpu"}.isdisjoint(called)
 
 
-def _is_entry(file: File, function: Function) -> bool:
-    """Whether people call this: no part of a forward path, and if private, somebody here does call it."""
-    called = [call for node in file.index.word(function.name) if isinstance(call := parent(node), ast.Call)]
-    callers = [outer for call in called if call.func is not None and (outer := function_of(call)) is not None]
-    if any(caller.name in ("forward", "_forward", "__call__") for caller in callers):
-        return False
-    return not function.name.startswith("_") or bool(callers)
-
-
-def _under_no_grad(file: File, node: ast.AST) -> bool:
-    for at in ancestors(node):
-        if isinstance(at, (ast.With, ast.AsyncWith)):
-            if any(_switched_off(file, item.context_expr) for item in at.items):
-                return True
-        if isinstance(at, FUNCTIONS):
-            return any(_switched_off(file, decorator) for decorator in at.decorator_list)
-    return False
-
-
-def _is_forward_path(file: File, function: Function) -> bool:
-    """Methods of modules named sample, predict or generate may be part of a forward pass."""
-    cls = class_of(function)
-    words = set(split_words(function.name))
-    soft = bool(words & {"sample", "predict", "generate", "infer", "probe", "inference"}) and not words & {
-        "eval",
-        "evaluate",
-    }
-    if cls is None or not soft:
-        return False
-    foreign = any(base not in ("builtins.object", "abc.ABC") and base not in file.classes for base in file.bases(cls))
-    return foreign or "loss" in words  # a base of another file may well be a module
-
-
-def _yields_graph(function: Function, call: ast.Call) -> bool:
-    """Whether the differentiated value leaves the function, so that a caller may differentiate again."""
-    name = _differentiated(call)
-    given = {arg.arg for arg in parameters(function.args)}
-    value = locals_of(function).value(name)
-    if name in given or (value is not None and any(isinstance(n, ast.Name) and n.id in given for n in [_bare(value)])):
-        return True  # the graph is the caller's, who may go on with it
-    for node in own_nodes(function):
-        if isinstance(node, ast.Return) and node.value is not None:
-            if any(isinstance(n, ast.Name) and n.id == name for n in walk(node.value)):
-                return True
-    return bool(arguments(call).get("create_graph")) or not name
+def _meant(file: File, node: ast.expr) -> str:
+    """The last word of what a decorator or call means, under whatever name it was imported."""
+    func = node.func if isinstance(node, ast.Call) else node
+    return (file.names.resolve(func) or last_word(func)).rsplit(".", 1)[-1]
