@@ -33,6 +33,7 @@ class DryRun:
 
 
 DRY_RUN: Suite[DryRun] = Suite("model")
+STILL = "no parameter moves"
 
 
 @DRY_RUN.check
@@ -49,7 +50,7 @@ def one_outer_step(run: DryRun) -> None:
         if one.numel() and torch.equal(one, before[name]):
             still.append(name)
     if len(still) == len(before):
-        raise Failed("no parameter moves")
+        raise Failed(STILL)
 
 
 @DRY_RUN.check

@@ -10,7 +10,7 @@ import attrs
 
 from hecate_core.checking.architecture import ARCHITECTURE, ModelCase
 from hecate_core.checking.cells import Row, axes, config_of, covering_rows, tiny
-from hecate_core.checking.dry_run import DRY_RUN, DryRun
+from hecate_core.checking.dry_run import DRY_RUN, STILL, DryRun
 from hecate_core.checking.memory import Estimate, estimate
 from hecate_core.checking.validity import OWN, Cell, validity, with_retention
 from hecate_core.composing import rule_of
@@ -135,11 +135,14 @@ def _pair(key: tuple[Any, ...], reason: str) -> dict[str, str]:
 
 
 def _dry_row(row: Row, found: Findings, watch: Watch | None) -> None:
-    """A free combination: that it diverges is told and no fault, since no preset narrowed its gates."""
+    """A free combination: that it diverges or is dead at its start is told and no fault, since nobody chose it.
+
+    No preset narrowed its gates; and without a residual, a product with a memory that a threshold keeps at 0 is 0.
+    """
     name = ", ".join(f"{axis} {_short(value)}" for axis, value in row.items())
     found.runs += 1
     for check in DRY_RUN.run(name, lambda: DryRun(config_of(row))):
-        if not check.ok and "DivergedError" in check.reason:
+        if not check.ok and ("DivergedError" in check.reason or check.reason == STILL):
             found.unstable.append({"cell": name, "reason": check.reason})
             return
         found.add(iter([check]), watch)

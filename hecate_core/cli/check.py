@@ -90,7 +90,7 @@ def _lines(found: "Findings", *, table: bool) -> Iterator[str]:
         yield from table_lines(found.cells) if table else ()
         yield f"cells: {_counted(cell.verdict for cell in found.cells)}"
     yield from (f"impossible: {one['one']} with {one['two']}: {one['reason']}" for one in found.impossible)
-    yield from (f"diverges: {one['cell']}: {one['reason']}" for one in found.unstable)
+    yield from (f"unstable: {one['cell']}: {one['reason']}" for one in found.unstable)
     yield f"checks: {_counted(check.outcome for check in found.checks)}; dry runs: {found.runs}"
     yield "not seen by a dry run:"
     yield from (f"  {line}" for line in UNSEEN)
