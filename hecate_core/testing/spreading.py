@@ -74,9 +74,12 @@ def is_causal(case: RuleCase, strategy: Strategy) -> None:
 
 
 def _changed(one: Tensor, j: int, gate: bool) -> Tensor:
-    """Another value at token j: an input with its sign turned, a gate as it was one token before."""
+    """Another value at token j: an input with sign and order of its entries turned, a gate as it was one token before.
+
+    Lengths stay; a sign alone would not be seen by what is even in a key, such as k k^T.
+    """
     other = one.clone()
-    other[:, :, j] = one[:, :, j - 1] if gate else -one[:, :, j]
+    other[:, :, j] = one[:, :, j - 1] if gate else -one[:, :, j].flip(-1)
     return other
 
 

@@ -276,6 +276,23 @@ def test_dgd_of_a_batch_takes_the_mean_over_rows() -> None:
     assert torch.allclose(layer.weight, before - eta * (0.6 * before @ c + g), atol=EXACT)
 
 
+def test_dgd_forgets_inputs_once_they_were_used() -> None:
+    """The second step is that of a fresh optimizer on the same layer."""
+    layers, x = [nn.Linear(3, 2, bias=False).double() for _ in range(2)], normal_rows(6)
+    layers[1].load_state_dict(layers[0].state_dict())
+    carried = DGD(layers[0], lr=0.5)
+    for part in (x[:2], x[2:]):
+        for layer in layers:
+            optimizer = carried if layer is layers[0] else DGD(layer, lr=0.5)
+            (grad,) = torch.autograd.grad(layer(part).square().mean(), [layer.weight])
+            optimizer.step({"weight": grad}, Conductor().pulse())
+    assert torch.equal(layers[0].weight, layers[1].weight)
+
+
+def normal_rows(count: int) -> Tensor:
+    return torch.randn(count, 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+
+
 def chain() -> nn.Sequential:
     torch.manual_seed(2)
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
