@@ -154,6 +154,23 @@ def test_settings_select_ignore_grade_and_excuse_paths(project: Path, capsys: py
     assert json.loads(capsys.readouterr().out)["settings"]["exclude"] == ["bad.py"]
 
 
+def test_cited_papers_must_stand_in_the_bibliography(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "rule.py").write_text(
+        'def step(m, g):\n    """One step. Source: [2501.00663] Eq. 10."""\n    return m - g\n'
+    )
+    settings(project, 'select = ["KN-07"]')
+    assert found(capsys, "rule.py") == []
+    settings(project, 'select = ["KN-07"]\nbibliography = "papers.md"')
+    assert main(["rule.py"]) == 2
+    assert 'bibliography = "papers.md": no such file' in capsys.readouterr().err
+    (project / "papers.md").write_text("* 2412.06464, gated delta rule\n")
+    assert [record["message"] for record in found(capsys, "rule.py")] == [
+        "`step` cites 2501.00663, which the bibliography does not list"
+    ]
+    (project / "papers.md").write_text("* 2412.06464\n* 2501.00663\n")
+    assert found(capsys, "rule.py") == []
+
+
 def test_suppressions_need_a_reason_a_known_rule_and_a_finding(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,10 +277,16 @@ def test_importing_the_linter_loads_neither_torch_nor_core() -> None:
     assert not {"torch", "numpy", "libcst", "typer", "hecate_core"} & set(done.stdout.split())
 
 
-def test_hook_passes_without_files(project: Path) -> None:
+def test_hook_passes_without_files(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hook = (Path(__file__).resolve().parents[2] / ".pre-commit-hooks.yaml").read_text()
-    assert "entry: hecate-lint" in hook
-    assert main(["good.py"]) == 0
+    assert "id: hecate-lint" in hook
+    entry = re.search(r"^\s*entry: (.+)$", hook, re.MULTILINE)
+    assert entry is not None
+    assert entry[1].split() == ["hecate-lint"]
+    (project / "bad.py").unlink()
+    (project / "good.py").unlink()
+    assert main([]) == 0, "a hook is called without files where none is staged"
+    assert "no findings in 0 files" in capsys.readouterr().out
 
 
 def test_explain_has_a_page_for_every_rule(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hecate_lint import cache, discover, registry, workers
 from hecate_lint.check import Checked, Checker, engine_finding
-from hecate_lint.model import Finding
+from hecate_lint.model import Finding, LintError
 from hecate_lint.rule import Rule
 from hecate_lint.settings import Settings
 from hecate_lint.source import Source, UnreadableError, apply_edits
@@ -45,6 +45,8 @@ class Session:
     def __init__(self, settings: Settings, options: Options):
         self.settings = settings
         self.options = options
+        if settings.bibliography and settings.listed is None:
+            raise LintError(f'tool.hecate.lint: bibliography = "{settings.bibliography}": no such file')
         self.every, self.broken = registry.all_rules()
         select, ignore = list(settings.select), list(settings.ignore)
         self.rules = registry.chosen(self.every, select, ignore, list(settings.extend_select))
@@ -182,7 +184,8 @@ class Session:
     def _fingerprint(self) -> str:
         rules = [f"{rule.id}={type(rule).__module__}" for rule in self.rules]
         places = [_stamp(rule) for rule in self.rules if not type(rule).__module__.startswith("hecate_lint.")]
-        return cache.fingerprint([*rules, *places, repr(self.settings), *sorted(self.checker.ids)])
+        listed = self.settings.listed or ""
+        return cache.fingerprint([*rules, *places, repr(self.settings), listed, *sorted(self.checker.ids)])
 
 
 def mend(path: str, data: bytes, findings: Iterable[Finding]) -> bytes | None:

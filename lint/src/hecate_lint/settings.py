@@ -5,6 +5,7 @@ import os
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, get_args
 
 from hecate_lint.model import Confidence, LintError, Severity
@@ -63,6 +64,17 @@ class Settings:
             fnmatch.fnmatchcase(path, glob) or any(fnmatch.fnmatchcase(part, glob) for part in path.split("/"))
             for glob in self.exclude
         )
+
+    @cached_property
+    def listed(self) -> str | None:
+        """The text of the bibliography; None where none is named, or it is not there."""
+        if not self.bibliography:
+            return None
+        try:
+            with open(os.path.join(self.root, self.bibliography), encoding="utf-8") as stream:
+                return stream.read()
+        except OSError:
+            return None
 
     def shown(self) -> dict[str, Any]:
         """Plain values for --show-settings."""

@@ -18,12 +18,15 @@ _CITES = Pattern(
     re.I,
 )
 
+_PAPER = Pattern(r"\b\d{4}\.\d{4,5}\b")
+
 
 class EquationCitation(Rule):
     """A public function of an algorithmic package cites no source.
 
     SMELL. A public function, class or method with more than a signature whose docstring names no `[arXiv id]
-    Eq. n`, `Alg. n`, `Sec. n`, spec or `derived: ...`; a module docstring that cites counts for its functions.
+    Eq. n`, `Alg. n`, `Sec. n`, spec or `derived: ...`; a module docstring that cites counts for its functions. With
+    `bibliography = "file"` in the settings: a docstring that cites an arXiv id which that file does not list.
 
     WHY. Papers use the same letters for different things: without the equation nobody can say which sign is a
     bug.
@@ -91,6 +94,7 @@ async def read(m, q):  # <-
     def nominate(self, file: File) -> Iterator[Hit]:
         if file.is_test or not self._covers(file):
             return
+        yield from self._unlisted(file)
         module = ast.get_docstring(file.tree) or ""
         if _CITES.search(module):
             return
@@ -102,6 +106,16 @@ async def read(m, q):  # <-
                 methods = [item for item in node.body if isinstance(item, FUNCTIONS) and _is_algorithm(item)]
                 if methods and not all(map(_cites, methods)):
                     yield Hit(node, f"`{node.name}` cites no source")
+
+    def _unlisted(self, file: File) -> Iterator[Hit]:
+        """Papers that a docstring cites and the bibliography of the settings does not list."""
+        listed = file.settings.listed if file.settings is not None else None
+        if listed is None:
+            return
+        for node in [*file.index.functions, *file.index.all(ast.ClassDef)]:
+            for paper in _PAPER.compiled.findall(ast.get_docstring(node) or ""):
+                if paper not in listed:
+                    yield Hit(node, f"`{node.name}` cites {paper}, which the bibliography does not list")
 
     def _covers(self, file: File) -> bool:
         globs = file.settings.algorithmic if file.settings is not None else ()
