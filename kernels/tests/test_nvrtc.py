@@ -69,6 +69,7 @@ def test_affine_compiles_without_spills(arch: str) -> None:
     assert len(found) == 6  # forward, backward and step, fp32 and bf16
     for kernel, _, compiled in found:
         assert over_budget(compiled, pair.kernels.budgets[kernel.symbol]) is None, (kernel, compiled)
+        assert compiled.spill_bytes == 0, "the pair's reason speaks of heads of 97 to 112"
 
 
 def test_a_budget_is_what_a_kernel_may_use() -> None:

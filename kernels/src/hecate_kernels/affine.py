@@ -32,7 +32,12 @@ KERNELS = KernelPair(
     chunk=32,
     budgets={
         "affine_forward": Budget(registers=255, shared_bytes=0),
-        "affine_backward": Budget(registers=255, shared_bytes=0),
+        "affine_backward": Budget(
+            registers=255,
+            shared_bytes=0,
+            spill_bytes=80,
+            spill_reason="sm_90a, bf16, heads of 97 to 112: 48 rows of 112 columns do not divide among 8 warps",
+        ),
         "affine_step": Budget(registers=64, shared_bytes=0),
     },
 )

@@ -107,7 +107,10 @@ def _compile(what: list[str], arch: str) -> int:
             excess = over_budget(compiled, budget)
             good &= excess is None
             use = f"{compiled.registers:>9}  {compiled.spill_bytes:>6}  {compiled.shared_bytes:>6}"
-            print(f"{shown:<44} {one:<8} {use}  {excess or budget.spill_reason or 'within'}", flush=True)
+            print(
+                f"{shown:<44} {one:<8} {use}  {excess or (budget.spill_reason if compiled.spill_bytes else 'within')}",
+                flush=True,
+            )
     return 0 if good else 1
 
 
