@@ -1,7 +1,7 @@
 """The kernel pair of the op `newton_schulz`: blocks walk matrices, the small side squared in shared memory."""
 
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,17 +87,22 @@ class _Shape(NamedTuple):
 
     def kernel(self, source: Path) -> Kernel:
         """The entry point specialised for this shape."""
-        given = constants(
-            VALUES=self.values,
-            KEYS=self.keys,
-            STEPS=self.steps,
-            THREADS=THREADS,
-            ELEMENT=ELEMENTS[self.element],
-            FORWARD=int(not self.backward),
-            X_SHARED=int(self.layout.x_shared),
-            SQUARES_SHARED=int(self.layout.squares_shared),
-        )
-        return Kernel(source, KERNELS.backward if self.backward else KERNELS.forward, given)
+        return _kernel(self, source)
+
+
+@lru_cache(maxsize=1024)
+def _kernel(shape: _Shape, source: Path) -> Kernel:
+    given = constants(
+        VALUES=shape.values,
+        KEYS=shape.keys,
+        STEPS=shape.steps,
+        THREADS=THREADS,
+        ELEMENT=ELEMENTS[shape.element],
+        FORWARD=int(not shape.backward),
+        X_SHARED=int(shape.layout.x_shared),
+        SQUARES_SHARED=int(shape.layout.squares_shared),
+    )
+    return Kernel(source, KERNELS.backward if shape.backward else KERNELS.forward, given)
 
 
 class NewtonSchulzKernels:

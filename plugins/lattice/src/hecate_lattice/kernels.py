@@ -1,7 +1,7 @@
 """The kernel pair of the op `lattice`: one block per head, the slots in its registers, a barrier per token."""
 
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,16 +52,7 @@ class _Shape(NamedTuple):
 
     def kernel(self, symbol: str, source: Path) -> Kernel:
         """The entry point specialised for this shape."""
-        given = constants(
-            **self.slots.constants(),
-            ELEMENT=ELEMENTS[self.element],
-            VARIANT=list(LOSSES).index(self.option),
-            RETAIN=int(self.has_retain),
-            MASKED=int(self.masked),
-            FORWARD=int(symbol != KERNELS.backward),
-            STEP=int(symbol == STEP),
-        )
-        return Kernel(source, symbol, given)
+        return _kernel(self, symbol, source)
 
     def shared_bytes(self, backward: bool) -> int:
         """Dynamic shared memory of one block; repeats the carvings of lattice.cu."""
@@ -70,6 +61,20 @@ class _Shape(NamedTuple):
         if backward:
             return carved_slots([*texts, s.chunk * s.wide, 2 * s.warps * s.wide, 4 * s.warps, s.warps * 6 * s.per_warp])
         return carved_slots([*texts, 4 * s.warps * s.wide, s.warps * 3 * s.per_warp])
+
+
+@lru_cache(maxsize=1024)
+def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
+    given = constants(
+        **shape.slots.constants(),
+        ELEMENT=ELEMENTS[shape.element],
+        VARIANT=list(LOSSES).index(shape.option),
+        RETAIN=int(shape.has_retain),
+        MASKED=int(shape.masked),
+        FORWARD=int(symbol != KERNELS.backward),
+        STEP=int(symbol == STEP),
+    )
+    return Kernel(source, symbol, given)
 
 
 class LatticeKernels:

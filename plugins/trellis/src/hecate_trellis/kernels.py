@@ -4,7 +4,7 @@ With an elementwise map and slots that answer, warps do not wait for each other 
 """
 
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,17 +54,7 @@ class _Shape(NamedTuple):
 
     def kernel(self, symbol: str, source: Path) -> Kernel:
         """The entry point specialised for this shape."""
-        phi, turned = options_in(self.option)
-        given = constants(
-            **self.slots.constants(),
-            ELEMENT=ELEMENTS[self.element],
-            PHI=list(MAPS).index(phi),
-            ENTRIES=int(turned),
-            MASKED=int(self.masked),
-            FORWARD=int(symbol != KERNELS.backward),
-            STEP=int(symbol == STEP),
-        )
-        return Kernel(source, symbol, given)
+        return _kernel(self, symbol, source)
 
     def shared_bytes(self, backward: bool) -> int:
         """Dynamic shared memory of one block; repeats the carvings of trellis.cu."""
@@ -78,6 +68,21 @@ class _Shape(NamedTuple):
             return carved_slots([*texts, answers, shares, 4 * s.warps, 4 * all_slots + 1, s.warps * 2 * s.per_warp])
         shares = 2 * s.warps * s.wide if turned else 0
         return carved_slots([*texts, shares + 1, 2 * all_slots + 1, s.warps * s.per_warp])
+
+
+@lru_cache(maxsize=1024)
+def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
+    phi, turned = options_in(shape.option)
+    given = constants(
+        **shape.slots.constants(),
+        ELEMENT=ELEMENTS[shape.element],
+        PHI=list(MAPS).index(phi),
+        ENTRIES=int(turned),
+        MASKED=int(shape.masked),
+        FORWARD=int(symbol != KERNELS.backward),
+        STEP=int(symbol == STEP),
+    )
+    return Kernel(source, symbol, given)
 
 
 class TrellisKernels:
