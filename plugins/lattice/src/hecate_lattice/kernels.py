@@ -20,12 +20,13 @@ from hecate_lattice.trials import trials
 
 STEP = "lattice_step"  # the forward of a single token
 _SPILLS = "128 x 128 slots and their gradient take 128 registers of every thread, addresses and sums the rest"
+WIDEST = 256
 KERNELS = KernelPair(
     op="lattice",
     source=Path(__file__).with_name("lattice.cu"),
     forward="lattice_forward",
     backward="lattice_backward",
-    head_sizes=(1, 256),
+    head_sizes=(1, 128),  # any two of them together; wider ones only beside narrow ones
     chunk=32,
     budgets={
         "lattice_forward": Budget(registers=255, shared_bytes=0),
@@ -161,7 +162,7 @@ class LatticeOnGpu(LatticeKernels):
 
 def _accepted(tokens: LatticeTokens) -> LatticeTokens:
     """Tokens as the kernels read them; InputError with the limits for what they cannot take."""
-    flat = accepted("lattice", tokens[:3], KERNELS.head_sizes[1])
+    flat = accepted("lattice", tokens[:3], WIDEST)
     return LatticeTokens(*flat, *(plain(one) for one in tokens[3:]))
 
 

@@ -23,12 +23,13 @@ from hecate_trellis.trials import trials
 
 STEP = "trellis_step"  # the forward of a single token
 _SPILLS = "128 x 128 numbers and their gradient take 128 registers of every thread, addresses and sums the rest"
+WIDEST = 256
 KERNELS = KernelPair(
     op="trellis",
     source=Path(__file__).with_name("trellis.cu"),
     forward="trellis_forward",
     backward="trellis_backward",
-    head_sizes=(1, 256),
+    head_sizes=(1, 128),  # any two of them together; wider ones only beside narrow ones
     chunk=32,
     budgets={
         "trellis_forward": Budget(registers=255, shared_bytes=0),
@@ -169,7 +170,7 @@ class TrellisOnGpu(TrellisKernels):
 
 def _accepted(tokens: TrellisTokens) -> TrellisTokens:
     """Tokens as the kernels read them; InputError with the limits for what they cannot take."""
-    q, w, code = accepted("trellis", tokens[:3], KERNELS.head_sizes[1])
+    q, w, code = accepted("trellis", tokens[:3], WIDEST)
     retain, write = tokens.retain.float().contiguous(), tokens.write.float().contiguous()
     return TrellisTokens(q, w, code, retain, write, plain(tokens.due))
 
