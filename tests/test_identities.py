@@ -401,6 +401,38 @@ def _() -> Sides:
     return dual.link(exact.link(weights)), weights
 
 
+# --- strategies --------------------------------------------------------------------------------------------------
+
+
+def _tnt(**options: Any) -> Tensor:
+    return read(
+        "titans", retain=RETAIN, write=0.4 * WRITE, momentum=gate(13, 0.0, 0.9), strategy={"name": "tnt", **options}
+    )
+
+
+def _titans(strategy: Any, chunk: int) -> Tensor:
+    gates: dict[str, Any] = {"retain": RETAIN, "write": 0.4 * WRITE, "momentum": gate(13, 0.0, 0.9)}
+    return read("titans", strategy=strategy, chunk_size=chunk, **gates)
+
+
+@identity("tnt with one local memory over everything is frozen", "strategy tnt", "rule titans")
+def _() -> Sides:
+    found = _tnt(global_chunk=0, local_chunks=[4], shards=[64], project=False)
+    return found, _titans("frozen", 4)
+
+
+@identity("tnt with local chunk 1 and nothing else is the rule itself", "strategy tnt", "rule titans")
+def _() -> Sides:
+    found = _tnt(global_chunk=0, local_chunks=[1], shards=[64], project=False)
+    return found, _titans("sequential", 1)
+
+
+@identity("tnt without local memories is frozen read at its anchor", "strategy tnt", "rule titans")
+def _() -> Sides:
+    found = _tnt(global_chunk=4, local_chunks=[], shards=[])
+    return found, _titans({"name": "frozen", "read": "anchor"}, 4)
+
+
 # --- optimizers --------------------------------------------------------------------------------------------------
 
 
