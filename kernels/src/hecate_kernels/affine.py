@@ -167,10 +167,12 @@ class AffineKernels:
         d_ends: tuple[Tensor, Tensor | None],
     ) -> tuple[AffineTokens, Tensor, Tensor | None]:
         """See `hecate_core.api.AffinePair`."""
+        if tokens.v.shape[2] == 1 and tokens.v.dtype != torch.float32:
+            return self._step_backward(tokens, saved, chunk, d_out, d_ends)
         tokens, shape = _accepted(tokens, self._where)
         batch, heads, length, _ = tokens.k.shape
         if length == 1:  # what a chunk's forward would have saved of its start
-            saved = (torch.stack([one.to(tokens.v.dtype) for one in saved[:-1]], 2), saved[-1])
+            saved = (torch.stack(saved[:-1], 2), saved[-1])
         d_out = unit_stride(d_out.to(tokens.v.dtype))
         d_memory_end, d_surprise_end = d_ends
         d_memory_end = d_memory_end.float().contiguous()
@@ -211,7 +213,7 @@ class AffineKernels:
     ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
         batch, heads, _, _ = tokens.k.shape
         y = tokens.v.new_empty(batch, heads, 1, shape.value_width)
-        updates, end = torch.empty_like(y), torch.empty_like(memory)
+        updates, end = torch.empty_like(y, dtype=torch.float32), torch.empty_like(memory)
         surprise_end = torch.empty_like(or_nothing(surprise, memory))
         rows = THREADS // 32
         self._where.launch(
@@ -231,6 +233,20 @@ class AffineKernels:
         if surprise is None:
             return y, end, None, (memory, updates)
         return y, end, surprise_end, (memory, surprise, updates)
+
+    def _step_backward(
+        self,
+        tokens: AffineTokens,
+        saved: tuple[Tensor, ...],
+        chunk: int,
+        d_out: Tensor,
+        d_ends: tuple[Tensor, Tensor | None],
+    ) -> tuple[AffineTokens, Tensor, Tensor | None]:
+        """A single token in fp32: its gates' gradients are one sum each, where a rounded state would cancel badly."""
+        wide = AffineTokens._make(None if one is None else one.float() for one in tokens)
+        back, d_memory, d_surprise = self.backward(wide, saved, chunk, d_out, d_ends)
+        narrow = {name: getattr(back, name).to(tokens.v.dtype) for name in ("q", "k", "v")}
+        return back._replace(**narrow), d_memory, d_surprise
 
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
         """Everything switched on at all head sizes; the simpler rules at one."""

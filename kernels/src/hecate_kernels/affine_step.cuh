@@ -10,7 +10,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     affine_step(const E* q, const E* k, const E* v, long long q_batch, long long q_head, long long k_batch,
                 long long k_head, long long v_batch, long long v_head, const float* keep, const float* erase,
                 const float* write, const float* momentum, const float* inject, const float* memory,
-                const float* surprise, E* y, float* memory_end, float* surprise_end, E* updates, int heads) {
+                const float* surprise, E* y, float* memory_end, float* surprise_end, float* updates, int heads) {
     const int row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= HEAD_V) return;  // a whole warp leaves
     const int batch = blockIdx.y / heads, head = blockIdx.y % heads;
@@ -47,6 +47,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     read = warp_sum(read);
     if (lane == 0) {
         y[at] = from_float<E>(read);
-        updates[at] = from_float<E>(u);
+        updates[at] = u;
     }
 }
