@@ -85,7 +85,7 @@ class Trellis:
 
     def init_state(self, params: Params, batch: int) -> State:
         """Both starting matrices for every row."""
-        return State(memory=State.of({name: one.expand(batch, *one.shape) for name, one in params.items()}))
+        return State(memory=State.of({name: params[name].expand(batch, *params[name].shape) for name in self.params}))
 
     def step(self, params: Params, state: State, token: Tokens) -> tuple[Float[Tensor, "B H V"], State]:
         """Write one token into both matrices, then read it: Eq. 1 to 4."""
