@@ -6,6 +6,7 @@ from typing import Any
 
 from hecate_lint.bounds import Product, Range, products
 from hecate_lint.carried import carrier, comes_back
+from hecate_lint.confirming import call_of
 from hecate_lint.facts import File, arguments, constant, split_words
 from hecate_lint.index import parent
 from hecate_lint.learnable import parameter_in
@@ -264,7 +265,7 @@ class M(nn.Module):
         return Hit(at, message, sure, severity, fixable=False)
 
     def pattern(self, m: Any, hit: Hit) -> Any:
-        return m.Call(func=m.Name() | m.Attribute(), args=[m.AtLeastN(n=0)])
+        return call_of(m, hit.node)
 
 
 def _confidence(strong: bool, weak: bool, how: str, product: Product) -> str:

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from hecate_lint.confirming import call_of, switched_on
 from hecate_lint.facts import File, constant, split_words
 from hecate_lint.index import LOOPS, Function, ancestors, function_of, own_nodes, parent, walk
 from hecate_lint.model import Hit
@@ -320,7 +321,13 @@ def adapt(w, xs):
                 )
 
     def pattern(self, m: Any, hit: Hit) -> Any:
-        return m.Call() | m.Name() | m.FunctionDef() | m.Arg(keyword=m.Name("retain_graph"))
+        if isinstance(hit.node, ast.Call):
+            return call_of(m, hit.node)
+        if isinstance(hit.node, ast.Name):
+            return m.Name(hit.node.id)
+        if isinstance(hit.node, ast.keyword):
+            return switched_on(m, ("retain_graph",))
+        return m.FunctionDef(name=m.Name(getattr(hit.node, "name", "")))
 
     def fix(self, node: Any, hit: Hit) -> Any:
         return f"{node.value}.detach()" if isinstance(hit.node, ast.Name) else None

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from hecate_lint.confirming import call_of, names, switched_on
 from hecate_lint.facts import File, arguments, constant, split_words
 from hecate_lint.index import FUNCTIONS, LOOPS, Function, function_of, parent, walk
 from hecate_lint.model import Hit
@@ -162,7 +163,13 @@ apply_activation_checkpointing(model, check_fn=is_block)  # <-
         return Hit(call, f"{message} in the backward pass", fixable=plain)
 
     def pattern(self, m: Any, hit: Hit) -> Any:
-        return m.Call() | m.Arg(value=m.Name("True")) | m.AnnAssign(value=m.Name("True")) | m.Name() | m.Attribute()
+        if isinstance(hit.node, ast.Call):
+            return call_of(m, hit.node)
+        if isinstance(hit.node, ast.keyword):
+            return switched_on(m, _KEYWORDS)
+        if isinstance(hit.node, ast.AnnAssign):
+            return m.AnnAssign(target=names(m, _KEYWORDS), value=m.Name("True"))
+        return m.Name() | m.Attribute()  # a decorator
 
     def fix(self, node: Any, hit: Hit) -> Any:
         first, *rest = node.args

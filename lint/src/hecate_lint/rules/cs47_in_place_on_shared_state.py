@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from hecate_lint.confirming import call_of, with_keyword
 from hecate_lint.facts import File
 from hecate_lint.index import Function, ancestors, class_of, function_of, own_nodes, parent, walk
 from hecate_lint.model import Hit
@@ -200,9 +201,18 @@ def swap(layer, state, new):
         return Hit(write.node, message, reason.confidence, severity, fixable=fixable, data=write.how)
 
     def pattern(self, m: Any, hit: Hit) -> Any:
-        if isinstance(hit.node, ast.Call):
-            return m.Call(func=m.Attribute() | m.Name())
-        return m.AugAssign() | m.Assign()
+        if hit.data == "augmented assignment":
+            return m.AugAssign(target=m.Name() | m.Attribute())
+        if hit.data == "augmented item assignment":
+            return m.AugAssign(target=m.Subscript())
+        if hit.data in ("item assignment", "assignment to .data"):
+            stored = m.Subscript() | m.Attribute(attr=m.Name("data"))
+            return m.Assign(targets=[m.ZeroOrMore(), m.AssignTarget(target=stored), m.ZeroOrMore()])
+        if hit.data == "out=":
+            return call_of(m, hit.node, args=with_keyword(m, "out"))
+        if hit.data.endswith("(inplace=True)"):
+            return call_of(m, hit.node, args=with_keyword(m, "inplace", m.Name("True")))
+        return call_of(m, hit.node)
 
     def fix(self, node: Any, hit: Hit) -> Any:
         call = hit.node

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from hecate_lint.confirming import call_of
 from hecate_lint.facts import File, arguments, constant, split_words
 from hecate_lint.index import ancestors, class_of, parent, walk
 from hecate_lint.learnable import parameter_in
@@ -166,9 +167,15 @@ class CMS(nn.Module):
                     yield Hit(call, f"`{key}` is one number for {count} levels", "likely")
 
     def pattern(self, m: Any, hit: Hit) -> Any:
-        single = m.List(elements=[m.Element()])
-        repeated = m.BinaryOperation(operator=m.Multiply(), left=single) | m.BinaryOperation(right=single)
-        return repeated | m.ListComp() | m.GeneratorExp() | m.DictComp() | m.Call() | m.Attribute(value=m.Name("self"))
+        if isinstance(hit.node, ast.BinOp):
+            single = m.List(elements=[m.Element()])
+            times = m.Multiply()
+            return m.BinaryOperation(operator=times, left=single) | m.BinaryOperation(operator=times, right=single)
+        if isinstance(hit.node, ast.Attribute):
+            return m.Attribute(value=m.Name("self"), attr=m.Name(hit.node.attr))
+        if isinstance(hit.node, ast.Call):
+            return call_of(m, hit.node)
+        return m.ListComp() | m.GeneratorExp() | m.DictComp()
 
 
 def is_retention(identifier: str) -> bool:
