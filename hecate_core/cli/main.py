@@ -9,7 +9,20 @@ from typer import Exit, Option, Typer
 from typer.main import get_command
 
 import hecate_core
-from hecate_core.cli import bench, build, check, compare, demo, doctor, evaluate, generate, new, plugins, strangers, sweep
+from hecate_core.cli import (
+    bench,
+    build,
+    check,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    generate,
+    new,
+    plugins,
+    strangers,
+    sweep,
+)
 from hecate_core.cli import report as reports
 from hecate_core.cli.command import command
 from hecate_core.cli.faults import report
