@@ -11,9 +11,9 @@ import torch
 from hecate_core.building import build
 from hecate_core.cli.main import run
 from hecate_core.errors import CheckpointError, InputError
-from hecate_core.reporting import report
-from hecate_core.reporting_probe import Level, probe
-from hecate_core.reporting_verdict import judge
+from hecate_core.reporting.probe import Level, probe
+from hecate_core.reporting.run import report
+from hecate_core.reporting.verdict import judge
 
 pytest.importorskip("matplotlib")
 
@@ -72,7 +72,7 @@ def test_every_figure_is_there_and_none_is_empty(written: str) -> None:
 
 
 def test_an_empty_figure_would_be_found() -> None:
-    from hecate_core.reporting_figures import loss_figure
+    from hecate_core.reporting.figures import loss_figure
 
     empty = figures(loss_figure({"none": []}))["loss"]
     assert drawn(empty) == 0

@@ -15,7 +15,7 @@ Tokens = Annotated[int, Option("--tokens", help="Length of the held-out text tha
 def report(output: Output, runs: Runs, out: Out = Path("report.html"), tokens: Tokens = 256) -> None:
     """Write one self-contained HTML file about runs: losses, pace, and every level of their memory."""
     from hecate_core import files
-    from hecate_core.reporting import report as written
+    from hecate_core.reporting.run import report as written
 
     text, levels = written(runs, tokens=tokens)
     files.write_text(out, text)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hecate_core.errors import PluginError
-from hecate_core.reporting_probe import Level
+from hecate_core.reporting.probe import Level
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,15 +7,16 @@ from typing import Any
 
 from attrs import frozen
 
-from hecate_core import files, reporting_figures, reporting_page
+from hecate_core import files
 from hecate_core.checking.validity import OWN, validity, verdict
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.config import Config, load_config
 from hecate_core.errors import CheckpointError, HecateError, InputError
 from hecate_core.optimizers.leveled import UNHEALTHY
 from hecate_core.registry import registry
-from hecate_core.reporting_probe import TOKENS, Probe, probe
-from hecate_core.reporting_verdict import Verdict, judge
+from hecate_core.reporting import figures, pages
+from hecate_core.reporting.probe import TOKENS, Probe, probe
+from hecate_core.reporting.verdict import Verdict, judge
 from hecate_core.run_folder import load_manifest
 
 DRAWN = 4  # levels whose surprise is drawn over the text
@@ -64,7 +65,7 @@ def report(paths: Sequence[Path | str], *, tokens: int = TOKENS) -> tuple[str, l
     """The HTML over all runs, and per level its state and reasons as plain values."""
     if not paths:
         raise InputError("report: no run; expected one or more folders made by hecate build")
-    reporting_figures.demand_matplotlib()
+    figures.demand_matplotlib()
     runs = [read_run(path, tokens=tokens) for path in paths]
     names = [
         run.name if [one.name for one in runs].count(run.name) == 1 else str(path)
@@ -73,10 +74,10 @@ def report(paths: Sequence[Path | str], *, tokens: int = TOKENS) -> tuple[str, l
     curves = dict(zip(names, (run.records for run in runs), strict=True))
     timed = {name: (run.device, run.records) for name, run in zip(names, runs, strict=True)}
     parts = [
-        reporting_page.heading("Loss"),
-        reporting_figures.loss_figure(curves),
-        reporting_page.heading("Throughput"),
-        reporting_figures.throughput_figure(timed),
+        pages.heading("Loss"),
+        figures.loss_figure(curves),
+        pages.heading("Throughput"),
+        figures.throughput_figure(timed),
         _paces(timed),
     ]
     for name, run in zip(names, runs, strict=True):
@@ -86,41 +87,41 @@ def report(paths: Sequence[Path | str], *, tokens: int = TOKENS) -> tuple[str, l
         for name, run in zip(names, runs, strict=True)
         for level, found in zip(run.seen.levels, run.verdicts, strict=True)
     ]
-    return reporting_page.page("hecate report: " + ", ".join(names), [_summary(rows), *parts]), rows
+    return pages.page("hecate report: " + ", ".join(names), [_summary(rows), *parts]), rows
 
 
 def _summary(rows: Sequence[Record]) -> str:
     dead = [f"{row['run']}: block {row['block']}, level {row['level']}" for row in rows if row["state"] == "dead"]
     if not rows:
-        return reporting_page.paragraph("These runs have no memory.")
+        return pages.paragraph("These runs have no memory.")
     said = f"Dead levels: {'; '.join(dead)}." if dead else "No level is dead."
-    colour = reporting_page.COLOURS["dead" if dead else "live"]
+    colour = pages.COLOURS["dead" if dead else "live"]
     return f'<p id="summary" style="color:{colour};font-weight:600">{html.escape(said)}</p>'
 
 
 def _paces(timed: Mapping[str, tuple[str, Sequence[Record]]]) -> str:
     rows = []
     for name, (device, records) in timed.items():
-        pace = reporting_figures.pace_of(records)
+        pace = figures.pace_of(records)
         rows.append((name, device, round(pace["mean"]), round(pace["worst"])))
-    return reporting_page.table(("run", "device", "tokens per second, mean", "worst step"), rows)
+    return pages.table(("run", "device", "tokens per second, mean", "worst step"), rows)
 
 
 def _sections(name: str, run: Reported) -> list[str]:
-    seen, made = run.seen, [reporting_page.heading(name)]
+    seen, made = run.seen, [pages.heading(name)]
     final = run.records[-1] if run.records and run.records[-1].get("final") else {}
     scores = [(key, float(value)) for key, value in final.items() if key not in ("step", "final")]
-    made.append(reporting_page.table(("score", "value"), scores))
+    made.append(pages.table(("score", "value"), scores))
     if seen.levels:
         made += _memory(run)
-        made += [reporting_page.heading("What the memory's parts allow", 3), _validity(run.config)]
-    made.append(reporting_page.folded("Manifest", dict(run.manifest)))
+        made += [pages.heading("What the memory's parts allow", 3), _validity(run.config)]
+    made.append(pages.folded("Manifest", dict(run.manifest)))
     return made
 
 
 def _memory(run: Reported) -> list[str]:
     """Everything about the levels of a run's memory."""
-    seen, show = run.seen, reporting_page
+    seen, show = run.seen, pages
     levels, dead = seen.levels, [one.state == "dead" for one in run.verdicts]
     count = len(seen.ids)
     made = [
@@ -129,14 +130,14 @@ def _memory(run: Reported) -> list[str]:
             f"Read token by token over {count} held-out tokens from the newest checkpoint, from a fresh memory."
         ),
         show.glance(levels, run.verdicts, run.updates),
-        reporting_figures.rates_figure(levels, dead),
+        figures.rates_figure(levels, dead),
         show.heading("Memory and momentum", 3),
-        reporting_figures.norms_figure(levels, dead),
+        figures.norms_figure(levels, dead),
     ]
     if any(level.gates for level in levels):
-        made += [show.heading("Gates", 3), reporting_figures.gates_figure(levels)]
+        made += [show.heading("Gates", 3), figures.gates_figure(levels)]
     made += [show.heading("Error buffers", 3), *_buffers(run)]
-    made += [show.heading("Surprise", 3), reporting_figures.surprise_figure(levels)]
+    made += [show.heading("Surprise", 3), figures.surprise_figure(levels)]
     peak = max((float(level.surprise.max()) for level in levels if len(level.surprise)), default=0.0)
     for level in levels[:DRAWN]:
         made += [show.paragraph(level.name), show.coloured(seen.ids, level.surprise, peak, is_text=seen.is_text)]
@@ -145,8 +146,8 @@ def _memory(run: Reported) -> list[str]:
 
 def _buffers(run: Reported) -> list[str]:
     if not run.seen.health:
-        return [reporting_page.paragraph("No level rests between updates, so no gradients wait.")]
-    return [reporting_figures.buffers_figure(run.seen.health, _bounds(run.config))]
+        return [pages.paragraph("No level rests between updates, so no gradients wait.")]
+    return [figures.buffers_figure(run.seen.health, _bounds(run.config))]
 
 
 def _bounds(config: Config) -> dict[int, float]:
@@ -173,7 +174,7 @@ def _validity(config: Config) -> str:
         except HecateError as error:
             own[strategy] = ("invalid", str(error))
     rows[memory.rule.name or rule.name] = own
-    return reporting_page.validity_table(rows, (memory.rule.name or rule.name, memory.strategy.name))
+    return pages.validity_table(rows, (memory.rule.name or rule.name, memory.strategy.name))
 
 
 def _updates(steps: Sequence[Sequence[bool]], level: int) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 from attrs import frozen
 
-from hecate_core.reporting_probe import Level
+from hecate_core.reporting.probe import Level
 
 FULL = 1e-3  # a memory that never gets this far from its start, in lengths of a value, holds nothing
 FELT = 1e-4  # bits per token: writes that are worth less change nothing

@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hecate_core.reporting_probe import Level
-from hecate_core.reporting_verdict import Verdict
+from hecate_core.reporting.probe import Level
+from hecate_core.reporting.verdict import Verdict
 from hecate_core.shapes import Tensor
 
 COLOURS = {"live": "#1b6e3c", "odd": "#8a5a00", "dead": "#b3261e"}
