@@ -59,16 +59,13 @@ def strategy_of(reference: Any, rule: MemoryRule, *, chunk: int = 64, backend: s
         return strategy
     parsed = Reference.of(reference)
     factory = registry().component("strategy", parsed.name)
-    mapped: Any = getattr(_form_for(factory, parsed.name, rule), "step_map", None)
-    op = op_of(parsed.name, rule)
+    _form_for(factory, parsed.name, rule)
     taken = inspect.signature(factory).parameters
     given: dict[str, Any] = {}
     if "chunk" in taken and "chunk" not in parsed.options:
         given["chunk"] = chunk
-    if "pair" in taken and op is not None:
-        given["pair"] = pair_for(op, backend)
-    if "step_pair" in taken and hasattr(mapped, "op"):
-        given["step_pair"] = pair_for(mapped.op, backend)
+    ops = ops_of(parsed.name, rule)
+    given |= {option: pair_for(op, backend) for option, op in ops.items() if option in taken}
     made: Strategy = registry().create("strategy", parsed, **given)
     _form_for(made, parsed.name, rule)  # a factory may say only now what it needs
     presented(rule, made)  # or that it cannot serve this one
@@ -82,14 +79,20 @@ def presented(rule: MemoryRule, strategy: Strategy) -> MemoryRule:
     return made
 
 
-def op_of(strategy: str, rule: MemoryRule) -> str | None:
-    """The op that does the rule's work under a registered strategy; None where there is none, or no such cell."""
+def ops_of(strategy: str, rule: MemoryRule) -> dict[str, str]:
+    """The ops that do the rule's work under a registered strategy, by the option that takes their pair.
+
+    `pair` is for the op of the form, `step_pair` for that of its step map; neither where there is no such cell.
+    """
     factory = registry().component("strategy", strategy)
     form: object = rule.offers(factory.needs) if factory.needs is not None else _preferred(factory, rule)
     if isinstance(form, Refused):
-        return None
-    op: str | None = getattr(form, "op", None) or getattr(factory, "op", None)
-    return op
+        return {}
+    op, step_op = (
+        getattr(form, "op", None) or getattr(factory, "op", None),
+        getattr(getattr(form, "step_map", None), "op", None),
+    )
+    return {option: one for option, one in (("pair", op), ("step_pair", step_op)) if one is not None}
 
 
 def _form_for(strategy: Any, name: str, rule: MemoryRule) -> Any:

@@ -82,7 +82,7 @@ def block_norm() -> Any:
 def block_transform() -> Any:
     block = demo_model().blocks[0]
     x, y = activations(16), activations(16)
-    return lambda: block._transform(x, y)
+    return lambda: block._transform(x, y, None, None)[0]
 
 
 def embedding() -> Any:

@@ -206,7 +206,8 @@ def test_a_package_carries_exactly_the_specs_of_its_distribution() -> None:
 
 
 def test_every_spec_speaks_of_a_registered_component() -> None:
-    known = {(one.origin.distribution, one.kind, one.name) for one in components()}
+    everything = [one for plugin in registry().plugins() for one in plugin.components]
+    known = {(one.origin.distribution, one.kind, one.name) for one in everything}
     assert [str(one.path) for one in specs_in(ROOT) if one.address not in known] == []
 
 

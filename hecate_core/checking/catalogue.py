@@ -8,7 +8,7 @@ from attrs import asdict, frozen
 
 from hecate_core.checking.validity import judged
 from hecate_core.composed import ComposedRule
-from hecate_core.composing import op_of, rule_of
+from hecate_core.composing import ops_of, rule_of
 from hecate_core.config.reference import KNOBS
 from hecate_core.parameters import initial_params
 from hecate_core.protocols import MemoryRule
@@ -56,7 +56,7 @@ def _row(name: str) -> RuleRow:
         knobs={knob: _called(knob, getattr(rule, knob)) for knob in KNOBS} if isinstance(rule, ComposedRule) else {},
         state_bytes=_state_bytes(rule),
         strategies=valid,
-        ops=tuple(sorted({op for name in valid if (op := op_of(name, rule)) is not None})),
+        ops=tuple(sorted({op for name in valid for op in ops_of(name, rule).values()})),
         spec=rule.spec,
     )
 

@@ -15,7 +15,7 @@ from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial
 
 from hecate_atlas.newton_schulz import COEFFICIENTS
 from hecate_atlas.trials import trials
-from hecate_core.api import InputError, Tensor
+from hecate_core.api import InputError, Tensor, is_shaping
 
 TILE = 32  # columns at a time
 MOST_BLOCKS, MOST_SPACE = 1024, 1 << 29  # blocks and bytes of workspace of one launch
@@ -143,6 +143,8 @@ class NewtonSchulzKernels:
         return trials(partial(NewtonSchulzKernels, source=self.kernels.source), thorough)
 
     def _launch(self, matrix: Tensor, steps: int, coefficients: str, arguments: list[object], backward: bool) -> None:
+        if is_shaping():  # sizes may be symbols, which specialise nothing
+            return
         shape = _Shape.fitting(matrix, steps, backward, self._where.shared_limit(matrix))
         count = matrix.shape[0]
         blocks = min(count, MOST_BLOCKS, max(1, MOST_SPACE // (4 * max(1, shape.workspace))))

@@ -13,7 +13,7 @@ from hecate_kernels.operands import ELEMENTS, accepted, or_nothing, plain, strid
 from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
 from hecate_kernels.slots import Slots, carved_slots
 
-from hecate_core.api import Tensor
+from hecate_core.api import Tensor, is_shaping
 from hecate_lattice.losses import LOSSES
 from hecate_lattice.op import LatticeTokens
 from hecate_lattice.trials import trials
@@ -136,6 +136,8 @@ class LatticeKernels:
         return trials(partial(LatticeKernels, source=self.kernels.source), thorough)
 
     def _launch(self, shape: _Shape, symbol: str, arguments: list[object], tokens: LatticeTokens) -> None:
+        if is_shaping():  # sizes may be symbols, which specialise nothing
+            return
         batch, heads, length, _ = tokens.v.shape
         self._where.launch(
             shape.kernel(symbol, self.kernels.source),

@@ -16,7 +16,7 @@ from hecate_kernels.operands import ELEMENTS, accepted, or_nothing, plain, strid
 from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
 from hecate_kernels.slots import Slots, carved_slots
 
-from hecate_core.api import Tensor
+from hecate_core.api import Tensor, is_shaping
 from hecate_trellis.maps import MAPS
 from hecate_trellis.op import SIDES, TrellisTokens, option_of, options_in
 from hecate_trellis.trials import trials
@@ -144,6 +144,8 @@ class TrellisKernels:
         return trials(partial(TrellisKernels, source=self.kernels.source), thorough)
 
     def _launch(self, shape: _Shape, symbol: str, arguments: list[object], tokens: TrellisTokens) -> None:
+        if is_shaping():  # sizes may be symbols, which specialise nothing
+            return
         batch, heads, length, _ = tokens.w.shape
         self._where.launch(
             shape.kernel(symbol, self.kernels.source),
