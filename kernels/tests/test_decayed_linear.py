@@ -15,6 +15,7 @@ from hecate_kernels.host import HostLauncher, ProgramLauncher
 from hecate_kernels.pair import Trial
 
 from hecate_core.api import Decays, Reads
+from hecate_core.ops.decayed_linear import REFERENCE
 
 # ruff: noqa: E501
 SOURCE = DecayedOnHost().kernels.source
@@ -113,6 +114,24 @@ def test_the_declared_shared_memory_is_what_the_kernels_carve(
     monkeypatch.setattr(decayed_linear, "shared_bytes", too_little)
     with pytest.raises(KernelError, match="of dynamic shared memory; the launch gives"):
         _ = pair.backward(saved, reads.u, stored) if backward else pair.forward(reads, stored, decays)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_fewer_reads_than_updates_are_read_after_the_last_of_each_group(count: int) -> None:
+    random = torch.Generator().manual_seed(count)
+    q, u, x = (torch.randn(1, 2, rows, 16, generator=random) for rows in (count, 4, 4))
+    reach = torch.rand(1, 2, 4, 4, generator=random).tril()[:, :, 1::2][:, :, :count]
+    shares = [torch.rand(1, 2, *shape, generator=random) for shape in ((count, 1), (4, 1), (1, 1))]
+    stored, d_y, d_end = (
+        torch.randn(1, 2, *shape, generator=random) for shape in ((1, 16, 16), (count, 16), (1, 16, 16))
+    )
+    found = []
+    for pair in (DecayedOnHost(), REFERENCE):
+        y, end, saved = pair.forward(Reads(q, u, x), stored, Decays(reach, *shares))
+        reads, d_stored, decays = pair.backward(saved, d_y, d_end)
+        d_reach = torch.where(reach > 0.0, decays.reach, 0.0)  # what comes later is no question
+        found.append((y, end, *reads, d_stored, d_reach, *decays[1:]))
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("fault", STEP, ids=lambda fault: fault.name)

@@ -109,6 +109,8 @@ class DecayedKernels:
 
     def forward(self, reads: Reads, stored: Tensor, decays: Decays) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """See `hecate_core.api.DecayedLinearPair`; saves its inputs and recomputes the scores."""
+        count = reads.q.shape[2]
+        reads, decays = _squared(reads, decays)
         flat = accepted(self.op, reads, KERNELS.head_sizes[1])
         given = [one.contiguous() for one in flat] + [one.float().contiguous() for one in (stored, *decays)]
         shape = self._shape(given)
@@ -118,12 +120,14 @@ class DecayedKernels:
             self._step(shape, arguments, given[0])
         else:
             self._launch(shape, KERNELS.forward, arguments, given[0])
-        return y, end, tuple(given)
+        return y[:, :, _read_rows(count, y.shape[2])], end, tuple(given)
 
     def backward(self, saved: tuple[Tensor, ...], d_y: Tensor, d_end: Tensor) -> tuple[Reads, Tensor, Decays]:
         """See `hecate_core.api.DecayedLinearPair`."""
         q, u, x, stored, *decays = saved
-        shape = self._shape(saved)
+        shape, read = self._shape(saved), _read_rows(d_y.shape[2], u.shape[2])
+        if d_y.shape[2] < u.shape[2]:
+            d_y = _between_silence(d_y, u.shape[2])
         parts = [stored.new_empty(shape.groups, *one.shape) for one in (q, x, *decays)]
         dq, dx, d_reach, d_reads, d_ends, d_carry = parts
         du, d_stored = torch.empty_like(u), torch.empty_like(stored)
@@ -131,7 +135,9 @@ class DecayedKernels:
         out = map(Out, (dq, du, dx, d_stored, d_reach, d_reads, d_ends, d_carry))
         self._launch(shape, KERNELS.backward, [*given, *out], q)
         dq, dx, *d_decays = (one.sum(0) for one in parts)
-        return Reads(dq.to(q.dtype), du, dx.to(x.dtype)), d_stored, Decays._make(d_decays)
+        made = Decays._make(d_decays)
+        made = made._replace(reach=made.reach[:, :, read], reads=made.reads[:, :, read])
+        return Reads(dq[:, :, read].to(q.dtype), du, dx.to(x.dtype)), d_stored, made
 
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
         """Square and MLP-shaped matrices, with and without momentum."""
@@ -185,3 +191,24 @@ class DecayedOnGpu(DecayedKernels):
 
     def __init__(self) -> None:
         super().__init__("nvrtc")
+
+
+def _squared(reads: Reads, decays: Decays) -> tuple[Reads, Decays]:
+    """A read per update: groups of updates are read after their last one, an end alone not at all."""
+    count, updates = reads.q.shape[2], reads.u.shape[2]
+    if count == updates:
+        return reads, decays
+    q, reach, shares = (_between_silence(one, updates) for one in (reads.q, decays.reach, decays.reads))
+    return reads._replace(q=q), decays._replace(reach=reach, reads=shares)
+
+
+def _read_rows(count: int, updates: int) -> slice:
+    """Where the reads stand among the updates."""
+    return slice(0, 0) if count == 0 else slice(updates // count - 1, None, updates // count)
+
+
+def _between_silence(rows: Tensor, updates: int) -> Tensor:
+    """Rows `[B, H, T, ...]` where their updates are, zeros elsewhere."""
+    spread = rows.new_zeros(*rows.shape[:2], updates, rows.shape[3])
+    spread[:, :, _read_rows(rows.shape[2], updates)] = rows
+    return spread
