@@ -12,9 +12,11 @@ from hecate_lint.rule import Rule
 from hecate_lint.syntax import last_word, loop_of, words_in
 
 _PROBES = frozenset("generate sample complete probe sample_text generate_text".split())
-_BUILDS = frozenset(
-    "build_step train_step training_step fit_step learn_step update_step absorb backward manual_backward".split()
-)
+_BUILDS = frozenset("build_step train_step training_step fit_step learn_step update_step absorb".split())
+# Every training loop says backward, and most models that it trains keep no state: it builds a memory only where the
+# loop names one, or its levels.
+_GRADIENTS = frozenset("backward manual_backward".split())
+_BUILT = frozenset("memory memories level levels pulse".split())
 _ISOLATION = (
     "isolat",
     "save_state",
@@ -82,6 +84,11 @@ for batch in loader:
     build_step(model, batch)
     x = torch.distributions.Normal(0, 1).sample()
     y = random.sample(range(3), 2)
+# ---
+for batch in loader:
+    diffusion(batch).backward()
+    optimizer.step()
+    images = ema.ema_model.sample(batch_size=4)
 """
     INVALID = """
 for step, batch in enumerate(stream):
@@ -106,6 +113,13 @@ for batch in stream:
     model.train_step(batch)
     with torch.no_grad():
         sample_text(model, "Once")  # <-
+# ---
+for pulse, batch in zip(schedule, stream):
+    model(batch).mean().backward()
+    for level in model.levels:
+        if pulse.active(level):
+            optimizers[level].step()
+    log(generate(model, prompt))  # <-
 """
 
     def nominate(self, file: File) -> Iterator[Hit]:
@@ -143,7 +157,8 @@ def _subject(call: ast.Call) -> str:
 def _in_build_loop(call: ast.Call) -> str:
     loop = loop_of(call)
     while loop is not None:
-        if any(isinstance(n, ast.Call) and last_word(n) in _BUILDS for n in walk(loop)):
+        called = {last_word(node) for node in walk(loop) if isinstance(node, ast.Call)}
+        if called & _BUILDS or (called & _GRADIENTS and words_in(loop) & _BUILT):
             return "build loop"
         loop = loop_of(loop)
     return ""
