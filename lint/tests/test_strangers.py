@@ -1,6 +1,7 @@
 """Precision on packages of strangers: the committed labels, read as a table (see strangers/README.md)."""
 
 import csv
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -96,3 +97,9 @@ def table() -> str:
 
 def test_readme_shows_the_labels_as_a_table() -> None:
     assert table() in (HERE / "README.md").read_text(encoding="utf-8"), table()
+
+
+@pytest.mark.parametrize("place", ["lint/tests/strangers/README.md", "docs/lint.md"])
+def test_pages_say_how_many_packages_were_linted(place: str) -> None:
+    text = (Path(__file__).parents[2] / place).read_text(encoding="utf-8")
+    assert set(re.findall(r"(\d+) packages (?:that use torch|of strangers)", text)) == {str(len(packages()))}
