@@ -82,17 +82,19 @@ def presented(rule: MemoryRule, strategy: Strategy) -> MemoryRule:
 def ops_of(strategy: str, rule: MemoryRule) -> dict[str, str]:
     """The ops that do the rule's work under a registered strategy, by the option that takes their pair.
 
-    `pair` is for the op of the form, `step_pair` for that of its step map; neither where there is no such cell.
+    `pair` is for the op of the form, `step_pair` and `link_pair` for those of its step map and its link; none of them
+    where there is no such cell.
     """
     factory = registry().component("strategy", strategy)
     form: object = rule.offers(factory.needs) if factory.needs is not None else _preferred(factory, rule)
     if isinstance(form, Refused):
         return {}
-    op, step_op = (
-        getattr(form, "op", None) or getattr(factory, "op", None),
-        getattr(getattr(form, "step_map", None), "op", None),
-    )
-    return {option: one for option, one in (("pair", op), ("step_pair", step_op)) if one is not None}
+    found = {
+        "pair": getattr(form, "op", None) or getattr(factory, "op", None),
+        "step_pair": getattr(getattr(form, "step_map", None), "op", None),
+        "link_pair": getattr(getattr(form, "link", None), "op", None),
+    }
+    return {option: op for option, op in found.items() if op is not None}
 
 
 def _form_for(strategy: Any, name: str, rule: MemoryRule) -> Any:

@@ -78,14 +78,16 @@ class Linearised:
     `factors(params, anchor, tokens)`: rank-one changes with every inner gradient at `anchor`, a record of
     the stored weights. `read(params, weights, q)` reads through whatever weights the strategy puts behind.
     `memory` and `momentum` name the records of weights in the rule's state. `axis` says what `keep` multiplies:
-    "scalar", "column" or "row". `link` maps what is stored to weights (None: they are the same). `project` maps the
-    stored weights back to their domain, for every read and at chunk ends. `exact` is True where no factor depends on
-    the anchor. `step_map` stands between momentum and memory, A_t = keep A + inject step_map(S_t), and needs a momentum
-    and a scalar `keep`; one with an attribute `op` has `on(pair)`, the same map by an implementation of that op.
-    `group` changes in a row stand for one token, whose read is that of the last; with a `step_map`
-    only the last may have an `inject`. `gather` is asked first. `pace(tokens)`, where a rule can give it, is the decays
-    of `factors` without an anchor: a strategy then prepares all chunks of a call at once. `renewed` says how many
-    chunks the anchor of a stored weight serves (None, and a name that it lacks: one).
+    "scalar", "column" or "row". `link` maps what is stored to weights (None: they are the same);
+    one with an attribute `op` has `on(pair)` as a step map does, and `read(reads, stored, decays)`: y_t = link(A_t) q_t
+    of what the op `decayed_linear` is given, without keeping an A_t. `project` maps the stored weights back to their
+    domain, for every read and at chunk ends. `exact` is True where no factor depends on the anchor. `step_map` stands
+    between momentum and memory, A_t = keep A + inject step_map(S_t), and needs a momentum and a scalar `keep`; one
+    with an attribute `op` has `on(pair)`, the same map by an implementation of that op. `group` changes in a row stand
+    for one token, whose read is that of the last; with a `step_map` only the last may have an `inject`. `gather` is
+    asked first. `pace(tokens)`, where a rule can give it, is the decays of `factors` without an anchor: a strategy
+    then prepares all chunks of a call at once. `renewed` says how many chunks the anchor of a stored weight serves
+    (None, and a name that it lacks: one).
     """
 
     factors: Callable[[Params, State, Tokens], Factors]

@@ -25,7 +25,7 @@ SECTIONS_OF_A_RULE = (*SECTIONS, "Gradient (VJP)", "Stability and ranges", "Iden
 CORE_STRATEGIES = ("sequential", "chunkwise", "frozen")
 NEEDS = {None: "none", Affine: "Affine", Linearised: "Linearised"}
 # What the one who makes a component hands over, by kind: no option of its user.
-GIVEN = {"strategy": ("pair", "step_pair"), "composition": ("width", "window")}
+GIVEN = {"strategy": ("pair", "step_pair", "link_pair"), "composition": ("width", "window")}
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 every_component = pytest.mark.parametrize("component", components(), ids=lambda one: f"{one.kind}-{one.name}")
@@ -121,9 +121,10 @@ def test_contract_names_the_op_that_serves_the_rule(name: str) -> None:
         if isinstance(form, wanted):
             assert spec.contract["pair"] == form.op
     linearised = rule.offers(Linearised)
-    mapped: Any = None if isinstance(linearised, Refused) else linearised.step_map
-    if hasattr(mapped, "op"):
-        assert spec.contract["pair"] == mapped.op
+    inner: list[Any] = [] if isinstance(linearised, Refused) else [linearised.step_map, linearised.link]
+    for one in inner:
+        if hasattr(one, "op"):
+            assert spec.contract["pair"] == one.op
 
 
 @every_rule

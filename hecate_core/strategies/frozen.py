@@ -18,7 +18,7 @@ from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
 from hecate_core.strategies.channels import GrownChannels
-from hecate_core.strategies.grown import Grown, Stored, memories, momenta, stacked
+from hecate_core.strategies.grown import Grown, Linked, Stored, memories, momenta, stacked
 from hecate_core.strategies.mapped import GrownMapped
 from hecate_core.weights import PerToken, Shared, Weights
 
@@ -33,7 +33,8 @@ class Frozen:
     acts: "token" at every read (the meaning), "chunk" once, at each chunk's first token, with weights that run
     linearly through the rest of it (cheaper, another approximation). `read` says what is read: "token" the memory
     after the token's write (the meaning), "anchor" the one that the chunk began with, as a coarse memory beside finer
-    ones is read. `pair` implements the op, `step_pair` that of a rule's step map. Source: [2501.00663] Eq. 16-18;
+    ones is read. `pair` implements the op, `step_pair` that of a rule's step map, `link_pair` that of its
+    link. Source: [2501.00663] Eq. 16-18;
     [2504.13173] Eq. 28, for `link="chunk"` Eq. 30-32; for `read="anchor"` [2511.07343] Eq. 5, 7, [2512.24695] Eq. 90.
     """
 
@@ -51,6 +52,7 @@ class Frozen:
         read: str = "token",
         pair: DecayedLinearPair = REFERENCE,
         step_pair: Any = None,
+        link_pair: Any = None,
     ) -> None:
         if chunk < 1:
             raise InputError(f"frozen: chunk = {chunk}; expected an integer >= 1")
@@ -61,7 +63,7 @@ class Frozen:
         if (link, read) == ("chunk", "anchor"):
             raise InputError('frozen: link = "chunk" with read = "anchor"; expected link = "token": one read, one link')
         self.chunk, self.detach, self.link, self.read, self.pair = chunk, detach, link, read, pair
-        self.step_pair = step_pair
+        self.step_pair, self.link_pair = step_pair, link_pair
 
     def init_state(self, rule: MemoryRule, params: Params, batch: int) -> State:
         """The rule's first state and the anchor of the first chunk."""
@@ -141,6 +143,9 @@ class _Walk:
             return Shared(self._anchor if link is None else self._anchor.map(link))
         if link is None:
             return grown
+        by: Any = link
+        if isinstance(grown, Grown) and hasattr(by, "op"):
+            return Linked(grown, by if self._how.link_pair is None else by.on(self._how.link_pair))
         return PerToken({name: link(grown.every(name)) for name in factors.updates})
 
     def _renewed(self) -> State:

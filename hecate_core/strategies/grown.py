@@ -5,7 +5,7 @@ the op `decayed_linear`, which also yields Z after the chunk.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -52,6 +52,12 @@ class Grown:
         shaped: Tensor = grown.unflatten(3, self._stored[name].both.shape[3:])
         return shaped
 
+    def through(self, link: Any, name: str, x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T V"]:
+        """link(W) x by the op of the link, which keeps no weight of a token."""
+        u, inputs = self._updates[name]
+        y: Tensor = link.read(Reads(x, u, inputs), self._stored[name].both, self._decays)
+        return y
+
     def last(self) -> dict[str, Joint]:
         """What survives of each weight after the last token."""
         return {name: self._ends[name] if name in self._ends else self._end(name) for name in self._updates}
@@ -61,6 +67,21 @@ class Grown:
         u, x = self._updates[name]
         silent = self._decays._replace(reach=self._decays.reach[:, :, :0], reads=self._decays.reads[:, :, :0])
         return Joint._make(decayed_linear(Reads(x[:, :, :0], u, x), self._stored[name].both, silent, self._pair)[1:])
+
+
+class Linked:
+    """What reads see of grown weights behind a link that has an op of its own."""
+
+    def __init__(self, grown: Grown, link: Any) -> None:
+        self._grown, self._link = grown, link
+
+    def apply(self, name: str, x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T V"]:
+        """See `Weights.apply`."""
+        return self._grown.through(self._link, name, x)
+
+    def pull(self, name: str, d: Float[Tensor, "B H T V"]) -> Float[Tensor, "B H T K"]:
+        """See `Weights.pull`; formed per token, only reads with a gradient inside would need it."""
+        return PerToken({name: self._link(self._grown.every(name))}).pull(name, d)
 
 
 def stacked(memory: Mapping[str, Tensor], momentum: Mapping[str, Tensor] | None) -> dict[str, Joint]:

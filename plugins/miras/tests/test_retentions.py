@@ -5,7 +5,8 @@ import torch
 from hecate_miras.bregman import Bregman, bounded
 from hecate_miras.elastic import ElasticFTRL, ElasticProximal, soft
 from hecate_miras.fdivergence import DIVERGENCES, FDivergence
-from hecate_miras.lq import Lq, norm, powered
+from hecate_miras.links import norm, powered
+from hecate_miras.lq import Lq
 from hecate_miras.simplex import Simplex
 
 from hecate_core.api import CompositionError, Retention, Tensor

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _INLINE = Pattern(r"^#\s*CONTRACT\s+(?P<body>.+)$", re.M)
 # What the framework hands to a component: sizes of the model, the implementation chosen. The contract need not list it.
-_GIVEN = {"strategy": ("pair", "step_pair"), "composition": ("width", "window")}
+_GIVEN = {"strategy": ("pair", "step_pair", "link_pair"), "composition": ("width", "window")}
 _KNOBS = ("structure", "bias", "retention", "algorithm")
 
 

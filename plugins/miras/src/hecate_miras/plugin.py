@@ -5,7 +5,7 @@ from hecate_core.hooks import hookimpl
 
 @hookimpl
 def hecate_components() -> list[tuple[str, str, str]]:
-    """Three rules, five losses, seven retentions."""
+    """Three rules, five losses, seven retentions, and what runs the op of two of their links."""
     return [
         ("rule", "moneta", "hecate_miras.moneta:moneta"),
         ("rule", "yaad", "hecate_miras.yaad:yaad"),
@@ -22,4 +22,7 @@ def hecate_components() -> list[tuple[str, str, str]]:
         ("retention", "elastic-proximal", "hecate_miras.elastic:ElasticProximal"),
         ("retention", "elastic-ftrl", "hecate_miras.elastic:ElasticFTRL"),
         ("retention", "lq", "hecate_miras.lq:Lq"),
+        ("pair", "linked-linear-reference", "hecate_miras.linked_linear:Reference"),
+        ("pair", "linked-linear-host", "hecate_miras.kernels:LinkedOnHost"),
+        ("pair", "linked-linear-nvrtc", "hecate_miras.kernels:LinkedOnGpu"),
     ]

@@ -3,12 +3,10 @@
 Spec: specs/knobs/kl.md, Eq. 1 and 2. Limit: retain = 1, write = 0 changes nothing; retain = 0, write = 0 is uniform.
 """
 
-import torch
-
-from hecate_core.api import CompositionError, Float, Tensor
+from hecate_core.api import CompositionError
 from hecate_miras.linked import Linked
-
-AXES = {"column": -2, "row": -1}
+from hecate_miras.linked_linear import OpLink
+from hecate_miras.links import AXES, LinkOption
 
 
 class Simplex(Linked):
@@ -22,14 +20,9 @@ class Simplex(Linked):
     domain = "simplex"
 
     def __init__(self, *, mass: float = 1.0, over: str = "column", decay: bool = True) -> None:
-        if over not in (*AXES, "all"):
+        if over not in AXES:
             raise CompositionError(f'kl: over = "{over}"; expected column, row or all')
         if not mass > 0.0:
             raise CompositionError(f"kl: mass = {mass}; expected a number > 0")
         self._mass, self._over = mass, over
-        super().__init__(self._shares, decay=decay)
-
-    def _shares(self, stored: Float[Tensor, "... V K"]) -> Float[Tensor, "... V K"]:
-        if self._over == "all":
-            return self._mass * torch.softmax(stored.flatten(-2), -1).view(stored.shape)
-        return self._mass * torch.softmax(stored, AXES[self._over])
+        super().__init__(OpLink(LinkOption(over, mass)), decay=decay)
