@@ -138,6 +138,14 @@ def test_workspace_in_global_memory_gives_the_same_bits(monkeypatch: pytest.Monk
     assert all(torch.equal(one, other) for more in results[1:] for one, other in zip(results[0], more, strict=True))
 
 
+def test_no_reads_have_no_gradient() -> None:
+    reads, link = _reads(), LinkOption("column", 4.0)
+    none = reads._replace(q=reads.q[:, :, :0], reach=reads.reach[:, :, :0], shares=reads.shares[:, :, :0])
+    assert LinkedOnHost().forward(none, link).shape == (1, 2, 0, 4)
+    found = LinkedOnHost().backward(none, link, torch.ones(1, 2, 0, 4))
+    assert not any(one.any() for one in found)
+
+
 @pytest.mark.parametrize("name", ["memora", "moneta"])
 def test_frozen_reads_through_the_link_on_kernels(name: str) -> None:
     spread = strategy_of("frozen", rule_of(name), chunk=4, backend="host")

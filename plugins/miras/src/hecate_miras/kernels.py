@@ -13,7 +13,7 @@ from hecate_kernels.layout import THREADS, carved, padded
 from hecate_kernels.operands import ELEMENTS
 from hecate_kernels.pair import Argument, Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
 
-from hecate_core.api import InputError, Tensor
+from hecate_core.api import InputError, Tensor, is_shaping
 from hecate_miras.linked_linear import LinkedReads
 from hecate_miras.links import AXES, KINDS, LinkOption
 from hecate_miras.trials import trials
@@ -122,20 +122,19 @@ class LinkedKernels:
         reads = _accepted(reads)
         batch, heads, count, _ = reads.q.shape
         y = reads.u.new_empty(batch, heads, count, reads.u.shape[3])
-        shape = _Shape.fitting(reads, link, False, self._where.shared_limit(reads.q))
-        symbol = STEP if shape.chunk == 1 else KERNELS.forward
-        self._launch(shape, symbol, [*reads, Out(y)], reads, link.level, count)
+        self._launch([*reads, Out(y)], reads, link, count, backward=False)
         return y
 
     def backward(self, reads: LinkedReads, link: LinkOption, d_y: Tensor) -> LinkedReads:
         """See `hecate_miras.linked_linear.LinkedLinearPair`."""
         reads = _accepted(reads)
-        groups = min(GROUPS, max(1, reads.q.shape[2]))
+        if not is_shaping() and reads.q.shape[2] == 0:
+            return LinkedReads(*map(torch.zeros_like, reads))
+        groups = GROUPS if is_shaping() else min(GROUPS, max(1, reads.q.shape[2]))
         dq, d_reach, d_shares = (torch.empty_like(one) for one in (reads.q, reads.reach, reads.shares))
         parts = [reads.stored.new_empty(groups, *one.shape) for one in (reads.u, reads.x, reads.stored)]
         arguments = [*reads, d_y.to(reads.q.dtype).contiguous(), *map(Out, (dq, *parts, d_reach, d_shares))]
-        shape = _Shape.fitting(reads, link, True, self._where.shared_limit(reads.q))
-        self._launch(shape, KERNELS.backward, arguments, reads, link.level, groups)
+        self._launch(arguments, reads, link, groups, backward=True)
         du, dx, d_stored = (one.sum(0) for one in parts)
         return LinkedReads(dq, du.to(reads.u.dtype), dx.to(reads.x.dtype), d_stored, d_reach, d_shares)
 
@@ -156,8 +155,12 @@ class LinkedKernels:
         return trials(partial(LinkedKernels, source=self.kernels.source), thorough)
 
     def _launch(
-        self, shape: _Shape, symbol: str, arguments: list[Argument], reads: LinkedReads, level: float, groups: int
+        self, arguments: list[Argument], reads: LinkedReads, link: LinkOption, groups: int, backward: bool
     ) -> None:
+        if is_shaping():  # sizes may be symbols, which specialise nothing
+            return
+        shape = _Shape.fitting(reads, link, backward, self._where.shared_limit(reads.q))
+        symbol = KERNELS.backward if backward else STEP if shape.chunk == 1 else KERNELS.forward
         batch, heads, count, _ = reads.q.shape
         items = batch * heads * groups
         if items == 0 or count == 0:
@@ -169,7 +172,7 @@ class LinkedKernels:
             shape.kernel(symbol, self.kernels.source),
             (blocks, 1, 1),
             (THREADS, 1, 1),
-            [*arguments, Out(space), np.float32(level), *numbers],
+            [*arguments, Out(space), np.float32(link.level), *numbers],
             shape.shared_bytes,
         )
 
