@@ -199,8 +199,9 @@ def page(found: dict[str, Any]) -> str:
             "",
             *peers,
             f"* One rule costs {one['median_percent']} % of a run (median of {one['rules']});"
-            f" {one['above_one_percent']} cost over 1 %, at most {one['dearest_percent']} %: rules that follow data, some that visit every",
-            "  definition (opt-in words among them), and whichever first asks for a table that the others share.",
+            f" {one['above_one_percent']} cost over 1 %, at most {one['dearest_percent']} %:",
+            "  rules that follow data, some that visit every definition (opt-in words among them), and",
+            "  whichever first asks for a table that the others share.",
             "",
         ]
     )
