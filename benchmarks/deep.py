@@ -29,12 +29,12 @@ from hecate_core.strategies.frozen import Frozen
 
 ROUNDS, EXPANSION = 7, 4
 RECIPE = (
-    "Forward and backward, float32, CPU time of one thread, fastest of interleaved rounds; every side makes q, k, v "
-    "and three gates from the same activations by plain projections. Two layers, GELU, expansion 4, momentum. The "
-    "peer takes every inner gradient at the memory that the whole call began with and reads the memory of the chunk "
-    "before; ours takes them at each chunk's start and reads after each token. 'peer, gradients per chunk' is the "
-    "same class with batch_size = chunk. 'by hand' is our memory written for this network alone, around the same op. "
-    "Peak memory: growth of the resident set over one call in a fresh process (Linux), after a call of one chunk."
+    "Eager, forward and backward, float32, CPU time of one thread, fastest of interleaved rounds; every side makes q,"
+    " k, v and three gates from the same activations by plain projections. Two layers, GELU, expansion 4, momentum. "
+    "The peer takes every inner gradient at the memory that the whole call began with and reads the memory of the "
+    "chunk before; ours takes them at each chunk's start and reads after each token. 'peer, gradients per chunk' is "
+    "the same class with batch_size = chunk. 'by hand' is our memory written for this network alone, around the same "
+    "op. Peak memory: growth of the resident set over one call in a fresh process (Linux), after a call of one chunk."
 )
 
 
@@ -186,7 +186,9 @@ def main() -> None:
                 )
                 print(rows[-1], flush=True)
     if given.out:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         about = {"schema": "hecate.benchmark/1", "recipe": RECIPE, "torch": torch.__version__}
+        about["commit"] = commit.stdout.strip()
         sizes = {"width": given.width, "batch": given.batch, "tokens": given.tokens}
         result = about | {"python": platform.python_version()} | sizes | {"measurements": rows}
         given.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -104,7 +104,8 @@ def page(found: dict[str, Any], deeper: list[dict[str, Any]]) -> str:
         recipe["memory"],
         memory(found["memory"]),
         "## Deep memories: Titans with an MLP of two layers under `frozen`",
-        f"{deeper[0]['recipe']} {deeper[0]['tokens']} tokens; torch {deeper[0]['torch']}.",
+        f"{deeper[0]['recipe']} {deeper[0]['tokens']} tokens; torch {deeper[0]['torch']}, "
+        f"commit {deeper[0]['commit']}. Rows differ in batch, chunk and norm; a ratio compares the sides of one row.",
         deep(deeper),
     ]
     return "\n\n".join(parts) + "\n"
