@@ -52,7 +52,7 @@ def trials(pair: Callable[[Launcher], Any], thorough: bool) -> Iterable[Trial]:
             run=partial(_run, pair, reads, case.link, d_y),
             truth=partial(_truth, reads, case.link, d_y, torch.float64),
             single=partial(_truth, reads, case.link, d_y, torch.float32),
-            quick=case.count <= 16 and case.keys * case.values <= 64 * 16,
+            quick=case.count <= 5 and case.keys * case.values <= 64 * 16,  # a block per token
         )
 
 
@@ -60,7 +60,7 @@ def _cases(thorough: bool) -> Iterator[_Case]:
     float32, bfloat16 = dtypes = (torch.float32, torch.bfloat16)
     if thorough:
         sizes = ((16, 16), (64, 64), (100, 100), (128, 128), (16, 64), (64, 16))
-        product = itertools.product((1, 7, 16, 63, 64), sizes, dtypes, KINDS, EXPONENTS)
+        product = itertools.product((1, 3, 7, 16, 63, 64), sizes, dtypes, KINDS, EXPONENTS)
         for seed, (count, size, dtype, kind, exponent) in enumerate(product):
             if kind in ("printed", "powered") or exponent == EXPONENTS[0]:
                 yield _Case(count, 1, *size, 1 + seed % 2, dtype, kind, exponent, seed)
@@ -72,9 +72,9 @@ def _cases(thorough: bool) -> Iterator[_Case]:
         (5, 1, 20, 12, 1, float32, "powered", four),
         (3, 2, 16, 16, 1, float32, "row", four),
         (16, 1, 16, 64, 1, bfloat16, "printed", four),
-        (7, 1, 16, 12, 2, float32, "printed", third),
-        (6, 1, 100, 100, 1, float32, "all", four),
-        (7, 1, 16, 16, 1, float32, "powered", third),
+        (4, 1, 16, 12, 2, float32, "printed", third),
+        (2, 1, 16, 20, 1, float32, "all", four),
+        (7, 1, 100, 100, 1, float32, "powered", third),
         (33, 1, 64, 16, 1, bfloat16, "column", four),
         (2, 1, 128, 128, 1, float32, "printed", four),
     ]
