@@ -13,6 +13,7 @@ from hecate_core.knobs.delta_descent import DeltaGradientDescent
 from hecate_core.knobs.matrix import Matrix
 from hecate_core.knobs.mlp import MLP
 from hecate_core.knobs.retentions import NoDecay, ScalarDecay
+from hecate_core.levels import segments
 from hecate_core.ops.affine import AffinePair, AffineTokens
 from hecate_core.ops.affine_column import ColumnPair, ColumnTokens
 from hecate_core.ops.decayed_linear import DecayedLinearPair, Decays, Reads
@@ -114,6 +115,7 @@ __all__ = [
     "outer",
     "registry",
     "scaled",
+    "segments",
     "sequence",
     "times",
     "times_transposed",

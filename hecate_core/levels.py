@@ -4,7 +4,7 @@ A call and a chunk are no clocks, so a result never depends on how a text was cu
 fastest by convention; every level reads every token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, cast
 
 from attrs import Attribute, asdict, field, fields, frozen
@@ -131,6 +131,19 @@ def due_runs(position: int, length: int, period: int, grain: int) -> list[tuple[
         runs.append((start, stop, due))
         start = stop
     return runs
+
+
+def segments(position: int, count: int, size: int) -> Iterator[tuple[int, int, bool]]:
+    """Pieces `(start, stop, opens)` of a call of `count` tokens, cut at the absolute grid of `size` tokens.
+
+    Offsets are within the call; `opens` says that a segment begins with the piece.
+    """
+    start = 0
+    while start < count:
+        phase = (position + start) % size
+        stop = min(count, start + size - phase)
+        yield start, stop, phase == 0
+        start = stop
 
 
 def reset_offsets(position: int, length: int, period: int, grain: int) -> list[int]:

@@ -85,7 +85,7 @@ class LevelOptimizer:
 
         `work` is the parameter, float32 or wider; `rate` the learning rate of its level; `decay` is 0 for vectors.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.move is still to write: one update of a parameter, in place")
 
     def step(self, grads: Mapping[str, Tensor], pulse: Pulse, lr: float | None = None) -> None:
         """Update what is due at `pulse`, buffer the gradients of what rests; in place, no return.

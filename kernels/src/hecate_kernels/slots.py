@@ -1,9 +1,12 @@
 """How a memory of slots is spread over a block: the sizes that hecate/slots.cuh is specialised by."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from hecate_core.api import InputError
+import numpy as np
+
+from hecate_core.api import InputError, Tensor, is_shaping
+from hecate_kernels.pair import Argument, Kernel, Launcher
 
 MOST_FLOATS = 64  # of the memory in a thread's registers; the backward holds it and its gradient
 CHUNK = 32  # tokens staged at once, and between two stored states
@@ -67,3 +70,23 @@ class Slots(NamedTuple):
 def carved_slots(floats: Iterable[int]) -> int:
     """Bytes of dynamic shared memory for so many floats each; pieces are rounded up to 128."""
     return sum(-(-count * 4 // 128) * 128 for count in floats)
+
+
+def launch_slots(
+    where: Launcher,
+    kernel: Callable[[], Kernel],
+    slots: Slots,
+    arguments: Sequence[Argument],
+    like: Tensor,
+    shared: int,
+) -> None:
+    """One block for every row and head of `like` `[B, H, T, D]`; the kernel's last arguments are H and T.
+
+    `shared` is the dynamic shared memory of a block in bytes. Under fakes sizes may be symbols, which specialise
+    nothing: no kernel is made then.
+    """
+    if is_shaping():
+        return
+    batch, heads, length, _ = like.shape
+    grid, block = (batch * heads, 1, 1), (slots.threads, 1, 1)
+    where.launch(kernel(), grid, block, [*arguments, np.int32(heads), np.int32(length)], shared)

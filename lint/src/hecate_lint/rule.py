@@ -40,7 +40,7 @@ class Rule:
 
     def pattern(self, m: Any, hit: Hit) -> Any:
         """The libcst matcher (`m` is `libcst.matchers`) that the node at a hit must satisfy."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.pattern is still to write: the matcher of a place")
 
     def confirm(self, node: "cst.CSTNode", hit: Hit) -> bool:
         """A last look at the libcst node, after `pattern` matched."""

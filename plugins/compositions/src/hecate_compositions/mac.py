@@ -3,13 +3,11 @@
 Spec: specs/compositions/mac.md.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
 from hecate_compositions.gating import Gate, ReadGate
-from hecate_core.api import Attention, Bool, Float, Memory, State, Tensor
+from hecate_core.api import Attention, Bool, Float, Memory, State, Tensor, segments
 
 
 class MemoryAsContext(nn.Module):
@@ -56,13 +54,3 @@ class MemoryAsContext(nn.Module):
             outputs.append(self.gate(seen, read))
             state = state.replace(memory=after, attention=window, start=began)
         return (torch.cat(outputs, 1) if outputs else x), state
-
-
-def segments(position: int, count: int, size: int) -> Iterator[tuple[int, int, bool]]:
-    """Pieces `(start, stop, opens)` of a call from a stream position, cut at the absolute grid of segments."""
-    start = 0
-    while start < count:
-        phase = (position + start) % size
-        stop = min(count, start + size - phase)
-        yield start, stop, phase == 0
-        start = stop

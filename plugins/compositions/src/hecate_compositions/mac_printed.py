@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from hecate_compositions.gating import Gate, ReadGate
-from hecate_compositions.mac import segments
-from hecate_core.api import Attention, Bool, Float, InputError, Memory, State, Tensor
+from hecate_core.api import Attention, Bool, Float, InputError, Memory, State, Tensor, segments
 
 # What the conformance kit must find, and why it is meant.
 NOT_CAUSAL = "the printed equations let every token see its whole segment"

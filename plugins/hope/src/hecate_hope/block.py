@@ -3,13 +3,12 @@
 Spec: specs/compositions/hope.md.
 """
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import nn
 
-from hecate_core.api import Attention, Bool, Float, InputError, Memory, OutputGate, State, Tensor
+from hecate_core.api import Attention, Bool, Float, InputError, Memory, OutputGate, State, Tensor, segments
 
 
 class Hope(nn.Module):
@@ -62,13 +61,3 @@ class Hope(nn.Module):
             reads.append(read)
         read = torch.cat(reads, 1) if reads else x
         return self.gate(read, x), state.replace(memory=memories, start=start)
-
-
-def segments(position: int, count: int, size: int) -> Iterator[tuple[int, int, bool]]:
-    """Pieces `(begin, end, opens)` of a call from a stream position, cut at the absolute grid of segments."""
-    begin = 0
-    while begin < count:
-        phase = (position + begin) % size
-        end = min(count, begin + size - phase)
-        yield begin, end, phase == 0
-        begin = end

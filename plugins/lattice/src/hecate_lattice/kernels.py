@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import attrs
-import numpy as np
 import torch
 from hecate_kernels.launch import launcher
 from hecate_kernels.operands import ELEMENTS, accepted, or_nothing, plain, strides, unit_stride
-from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
-from hecate_kernels.slots import Slots, carved_slots
+from hecate_kernels.pair import Argument, Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
+from hecate_kernels.slots import Slots, carved_slots, launch_slots
 
-from hecate_core.api import Tensor, is_shaping
+from hecate_core.api import Tensor
 from hecate_lattice.losses import LOSSES
 from hecate_lattice.op import LatticeTokens
 from hecate_lattice.trials import trials
@@ -135,17 +134,10 @@ class LatticeKernels:
         """See `hecate_lattice.trials`."""
         return trials(partial(LatticeKernels, source=self.kernels.source), thorough)
 
-    def _launch(self, shape: _Shape, symbol: str, arguments: list[object], tokens: LatticeTokens) -> None:
-        if is_shaping():  # sizes may be symbols, which specialise nothing
-            return
-        batch, heads, length, _ = tokens.v.shape
-        self._where.launch(
-            shape.kernel(symbol, self.kernels.source),
-            (batch * heads, 1, 1),
-            (shape.slots.threads, 1, 1),
-            [*arguments, np.int32(heads), np.int32(length)],
-            shape.shared_bytes(backward=symbol == KERNELS.backward),
-        )
+    def _launch(self, shape: _Shape, symbol: str, arguments: list[Argument], tokens: LatticeTokens) -> None:
+        make = partial(shape.kernel, symbol, self.kernels.source)
+        shared = shape.shared_bytes(backward=symbol == KERNELS.backward)
+        launch_slots(self._where, make, shape.slots, arguments, tokens.v, shared)
 
 
 class LatticeOnHost(LatticeKernels):
