@@ -1,11 +1,21 @@
 """Which knobs cannot be one rule, and why: derived from what they declare, never from names.
 
-Spec: specs/forms/composed.md, section Validity. What a rule cannot offer to a strategy stands in `composed`.
+Specs: specs/validity.md, and for ranges specs/forms/composed.md, Eq. 7 and 8. What a rule cannot offer to a strategy
+stands in `composed`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import attrs
+import torch
+
+from hecate_core.errors import CompositionError
+from hecate_core.gates import Gate
 from hecate_core.protocols import Algorithm, AttentionalBias, Retention, Structure
+from hecate_core.records import Tokens
+
+ROUNDING = 1e-6  # of float32 rates against the bound
 
 
 def declared(knob: Any, name: str, default: Any = None) -> Any:
@@ -60,3 +70,49 @@ def clash(structure: Structure, bias: AttentionalBias, retention: Retention, alg
         if wrong:
             return reason
     return None
+
+
+def contracting(
+    structure: Structure, bias: AttentionalBias, retention: Retention, algorithm: Algorithm, gates: Mapping[str, Gate]
+) -> dict[str, Gate]:
+    """The gates, rates narrowed to where a memory that is affine in itself cannot grow along a unit key.
+
+    Raises CompositionError where a fixed rate is larger than that. No such bound is known of other memories.
+    """
+    ranges = dict(gates)
+    between = (retention.link, declared(retention, "advance"))
+    if not structure.linear or bias.affine is None or any(one is not None for one in between):
+        return ranges
+    reach, bound = _reach(bias.affine[0], retention, algorithm, ranges)
+    if reach <= bound * (1.0 + ROUNDING):
+        return ranges
+    share = bound / reach
+    for name in set(algorithm.gates) - {"momentum"}:
+        gate = ranges[name]
+        ranges[name] = attrs.evolve(gate, low=share * gate.low, high=share * gate.high, init=share * gate.init)
+    if _reach(bias.affine[0], retention, algorithm, ranges)[0] > bound * (1.0 + ROUNDING):
+        raise CompositionError(
+            f"a step takes out up to {reach:g} of what the memory answers to a unit key, at most {bound:g} is stable; "
+            "choose a smaller fixed rate"
+        )
+    return ranges
+
+
+def _reach(
+    predicted: float, retention: Retention, algorithm: Algorithm, gates: Mapping[str, Gate]
+) -> tuple[float, float]:
+    """What the largest rates take out along a unit key, and what the smallest keep and momentum can bear."""
+    ends = {
+        name: gate.high if name in algorithm.gates and name != "momentum" else gate.low for name, gate in gates.items()
+    }
+    one = torch.ones(1, 1, 1, 1, device="cpu")
+    made = {name: one * end if gates[name].width is not None else one[..., 0] * end for name, end in ends.items()}
+    tokens = Tokens.of({"q": one, **made})
+    rates = algorithm.rates(tokens)
+    reach = predicted * float(rates.write) + (0.0 if rates.erase is None else float(rates.erase))
+    if rates.inject is not None:
+        reach *= float(rates.inject)
+    if algorithm.at == "kept":
+        return reach, 2.0
+    keep = float(retention.keep(tokens))
+    return reach, (1.0 + keep) * (1.0 if rates.momentum is None else 1.0 + float(rates.momentum))

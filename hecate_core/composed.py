@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hecate_core.compatibility import clash, declared
+from hecate_core.compatibility import clash, contracting, declared
 from hecate_core.errors import CompositionError
 from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused
 from hecate_core.gates import Gate, narrowed_gates
@@ -22,7 +22,7 @@ from hecate_core.weights import Kept, Shared, Weights
 
 
 class ComposedRule:
-    """A memory rule from its knobs; `narrow` shrinks gate ranges or moves their start.
+    """A memory rule from its knobs; `narrow` shrinks gate ranges or moves their start (specs/forms/composed.md, Eq. 8).
 
     State: `memory`, a record with what is stored per weight `[B, H, rows, columns]`, and with a momentum
     algorithm `momentum`, the same shapes. Raises CompositionError for knobs that cannot work together.
@@ -44,13 +44,17 @@ class ComposedRule:
         self.name, self.spec = name, spec
         self.structure, self.bias, self.retention, self.algorithm = structure, bias, retention, algorithm
         gates = _union_of_gates(name, bias, retention, algorithm)
-        self.gates: Mapping[str, Gate] = narrowed_gates(gates, narrow or {}, name)
         self.params: Mapping[str, Param] = structure.params
         self.widths: Mapping[str, tuple[float, str]] = getattr(structure, "widths", {})
         self._advance = declared(retention, "advance")
         reason = clash(structure, bias, retention, algorithm)
         if reason:
             raise CompositionError(f"{name}: {reason}")
+        try:
+            gates = contracting(structure, bias, retention, algorithm, gates)
+        except CompositionError as error:
+            raise CompositionError(f"{name}: {error}") from None
+        self.gates: Mapping[str, Gate] = narrowed_gates(gates, narrow or {}, name)
 
     def init_state(self, params: Params, batch: int) -> State:
         """The starting weights for every row, taken back through the link; momentum starts at 0."""

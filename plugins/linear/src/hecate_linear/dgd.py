@@ -7,7 +7,7 @@ from typing import Any
 
 from hecate_core.api import ComposedRule, DeltaGradientDescent, Matrix, ScalarDecay, registry
 
-# A bias that erases too doubles the erase: write <= 1/2 keeps every retain in [0, 1] contracting (spec, Stability).
+# An affine bias has the range that the knobs derive; of another nothing is known but that it erases beside the erase.
 HALVED = {"write": {"high": 0.5, "init": 0.25}}
 
 
@@ -25,5 +25,5 @@ def dgd(*, bias: Any = "dot", erase: str = "write", learn_start: bool = False) -
         retention=ScalarDecay(),
         algorithm=DeltaGradientDescent(erase=erase),
         spec="rules/dgd.md",
-        narrow=None if loss.affine == (0.0, 1.0) else HALVED,
+        narrow=HALVED if loss.affine is None else None,
     )
