@@ -161,7 +161,8 @@ class Strategy(Protocol):
 
     `needs` is the form asked of the rule (None: `step` alone). `exact` promises the result of `sequential` to rounding.
     Optional: `around(rule)` gives the rule as layers are to see it, where a strategy has more outer parameters than the
-    rule or reads another way than `rule.read`; it raises CompositionError for a rule that cannot be served.
+    rule or reads another way than `rule.read`; it raises CompositionError for a rule that cannot be served. `inherits`
+    promises the result of `sequential` where the form itself is exact.
     """
 
     name: str

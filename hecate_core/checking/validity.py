@@ -56,7 +56,8 @@ def verdict(rule: MemoryRule, strategy: Strategy) -> tuple[str, str]:
     form: object = rule.offers(strategy.needs)  # type: ignore[type-var]
     if isinstance(form, Refused):
         return "invalid", form.reason
-    return ("exact" if strategy.exact or getattr(form, "exact", False) else "approximate"), ""
+    inherited = getattr(strategy, "inherits", False) and getattr(form, "exact", False)
+    return ("exact" if strategy.exact or inherited else "approximate"), ""
 
 
 def validity(rules: list[str] | None = None) -> Iterator[Cell]:

@@ -41,6 +41,7 @@ class Frozen:
     name = "frozen"
     needs = Linearised
     exact = False
+    inherits = True
     op = "decayed_linear"
 
     def __init__(
@@ -64,6 +65,7 @@ class Frozen:
             raise InputError('frozen: link = "chunk" with read = "anchor"; expected link = "token": one read, one link')
         self.chunk, self.detach, self.link, self.read, self.pair = chunk, detach, link, read, pair
         self.step_pair, self.link_pair = step_pair, link_pair
+        self.inherits = (link, read) == ("token", "token")
 
     def init_state(self, rule: MemoryRule, params: Params, batch: int) -> State:
         """The rule's first state and the anchor of the first chunk."""

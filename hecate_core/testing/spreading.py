@@ -50,8 +50,9 @@ def carried(case: RuleCase, strategy: Strategy) -> State:
 
 
 def equals_sequential(case: RuleCase, strategy: Strategy) -> None:
-    """An exact strategy gives what the token loop gives."""
-    if not strategy.exact:
+    """An exact strategy gives what the token loop gives, and so does one that inherits exactness from the form."""
+    form: object = None if strategy.needs is None else case.rule.offers(strategy.needs)  # type: ignore[type-var]
+    if not (strategy.exact or (getattr(strategy, "inherits", False) and getattr(form, "exact", False))):
         return
     tokens = case.tokens(COUNT)
     expected, end = run(case, LOOP, tokens)
