@@ -38,7 +38,7 @@ KEPT_FOR: dict[str, tuple[str, Callable[[Scores], bool]]] = {
         lambda s: min(s["write-0-2"]) >= 0.97 and max(s["write-0-1"]) < 0.6 and max(s["writes-off"]) < 0.6,
     ),
     "mqar": (
-        "Recall of 8 pairs among 64 ids: attention and the delta rule reach at least 0.95, its gated form and Titans "
+        "Recall of 8 pairs among 512 ids: attention and the delta rule reach at least 0.95, its gated form and Titans "
         "within 0.03 of it.",
         lambda s: (
             min(s["attention"]) >= 0.95
