@@ -32,9 +32,9 @@ class Joined:
         if not made:
             raise CompositionError("joined: no parts; expected one retention or more")
         decaying = _one([one for one in made if forgets(one)], made, "decay the memory: one decay with two gates")
-        shaping = _one([one for one in made if _shapes(one)], made, "stand between what is stored and the weights")
         for one, other in pairwise(sorted({one.domain for one in made} - {"real"})):
             raise CompositionError(f"joined: weights cannot live on the {one} and on the {other}; choose one of them")
+        shaping = _one([one for one in made if _shapes(one)], made, "stand between what is stored and the weights")
         self._decaying = decaying
         self.gates: Mapping[str, Gate] = {name: gate for one in made for name, gate in one.gates.items()}
         self.axis, self.decays = decaying.axis, forgets(decaying)

@@ -145,7 +145,7 @@ def test_joined_retentions_that_exclude_each_other_are_refused() -> None:
     for parts, reason in (
         (["scalar", "lq"], "one decay with two gates"),
         (["scalar", "column"], "one decay with two gates"),
-        ([{"name": "kl", "decay": False}, OnSphere()], "both stand between"),
+        ([{"name": "kl", "decay": False}, OnSphere()], "cannot live on the simplex and on the sphere"),
         ([{"name": "kl", "decay": False}, {"name": "lq", "decay": False}], "both stand between"),
         ([], "expected one retention"),
     ):
