@@ -20,7 +20,7 @@ def report(output: Output, runs: Runs, out: Out = Path("report.html"), tokens: T
     text, levels = written(runs, tokens=tokens)
     files.write_text(out, text)
     lines = [f"report  {out}", *(
-        f"{row['run']}: block {row['block']}, level {row['level']}  {row['state']}"
+        f"{row['run']}: {row['level']}  {row['state']}"
         + (f" ({'; '.join(row['reasons'])})" if row["reasons"] else "")
         for row in levels
     )]  # fmt: skip

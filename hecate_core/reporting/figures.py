@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hecate_core.errors import PluginError
+from hecate_core.reporting.channel import ChannelLevel
 from hecate_core.reporting.probe import Level
 
 if TYPE_CHECKING:
@@ -110,6 +111,30 @@ def rates_figure(levels: Sequence[Level], dead: Sequence[bool]) -> str:
         panel.invert_yaxis()
         _finish(panel, what, "")
     return _svg(figure, "rates")
+
+
+def channel_figure(levels: Sequence[ChannelLevel], dead: Sequence[bool]) -> str:
+    """What every level of a chain of MLPs adds, and what that is worth."""
+    figure, axes = _figure(1, 2)
+    names = [level.name for level in levels]
+    colours = [DEAD if is_dead else "#31688e" for is_dead in dead]
+    axes[0].barh(names, [level.share for level in levels], color=colours)
+    axes[1].barh(names, [level.effect for level in levels], color=colours)
+    axes[1].set_yticklabels([])
+    for panel, what in zip(axes, ("length added / length given", "bits per token lost without it"), strict=True):
+        panel.invert_yaxis()
+        _finish(panel, what, "")
+    return _svg(figure, "channel")
+
+
+def learning_figure(levels: Sequence[ChannelLevel]) -> str:
+    """How far the weights of every FAST level are from where the text found them, after each piece of it."""
+    figure, axes = _figure(1, 1)
+    for level in levels:
+        lengths = [] if level.change is None else level.change.tolist()
+        axes[0].plot(lengths, label=level.name, linewidth=1, marker=".")
+    _finish(axes[0], "piece of the text", "|change of the weights|", legend=True)
+    return _svg(figure, "learning")
 
 
 def surprise_figure(levels: Sequence[Level]) -> str:

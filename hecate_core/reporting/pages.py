@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hecate_core.reporting.channel import ChannelLevel
 from hecate_core.reporting.probe import Level
 from hecate_core.reporting.verdict import Verdict
 from hecate_core.shapes import Tensor
@@ -85,9 +86,27 @@ def glance(levels: Sequence[Level], verdicts: Sequence[Verdict], updates: Sequen
     for level, verdict, moved in zip(levels, verdicts, updates, strict=True):
         rows.append((
             level.name, badge(verdict), f"{level.write_rate:.0%}", _mean(level.memory), _mean(level.surprise),
-            level.effect, "-" if moved is None else f"{moved[0]} of {moved[1]} steps", "; ".join(verdict.reasons),
+            level.effect, _moved(moved), "; ".join(verdict.reasons),
         ))  # fmt: skip
     return table(head, rows)
+
+
+def channel_glance(
+    levels: Sequence[ChannelLevel], verdicts: Sequence[Verdict], updates: Sequence[tuple[int, int] | None]
+) -> str:
+    """One row per level of a chain of MLPs: its state, its numbers, and why."""
+    head = ("level", "state", "added / given", "bits it saves", "learned while reading", "updated", "why")
+    rows = []
+    for level, verdict, moved in zip(levels, verdicts, updates, strict=True):
+        learned = "-" if level.change is None else f"{float(level.change.max()):.4g}"
+        rows.append((
+            level.name, badge(verdict), level.share, level.effect, learned, _moved(moved), "; ".join(verdict.reasons),
+        ))  # fmt: skip
+    return table(head, rows)
+
+
+def _moved(updates: tuple[int, int] | None) -> str:
+    return "-" if updates is None else f"{updates[0]} of {updates[1]} steps"
 
 
 def coloured(ids: Sequence[int], surprise: Tensor, peak: float, *, is_text: bool) -> str:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from attrs import field, frozen
 from torch import nn
 
+from hecate_core.blueprint import levels_in
 from hecate_core.building import Build
 from hecate_core.checkpoint import complete, load
 from hecate_core.composing import rule_of
@@ -27,6 +28,7 @@ from hecate_core.model import LanguageModel
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import State, Tokens
 from hecate_core.registry import registry
+from hecate_core.reporting.channel import ChannelLevel, channel_levels
 from hecate_core.run_folder import load_run
 from hecate_core.shapes import Int, Tensor
 from hecate_core.tasks import HELD_OUT, drawn
@@ -71,13 +73,22 @@ class Level:
 
 @frozen
 class Probe:
-    """A text, the bits that its counted tokens cost, every level, and error buffers by level (|sum| / |last|)."""
+    """A text, the bits that its counted tokens cost, every level, and error buffers by level (|sum| / |last|).
+
+    `levels` are those of the memory, `channel` those of chains of MLPs; `health` counts both as an optimizer does.
+    """
 
     ids: tuple[int, ...]
     is_text: bool
     bits: float
     levels: tuple[Level, ...]
     health: Mapping[int, float] = field(factory=dict)
+    channel: tuple[ChannelLevel, ...] = ()
+
+    @property
+    def all_levels(self) -> tuple[Level | ChannelLevel, ...]:
+        """Those of the memory, then those of the chains."""
+        return (*self.levels, *self.channel)
 
 
 def probe(run: Path | str, *, tokens: int = TOKENS) -> Probe:
@@ -97,7 +108,9 @@ def probe(run: Path | str, *, tokens: int = TOKENS) -> Probe:
             with _silenced(module):
                 silent = _bits(model, ids, targets)
             levels.append(_level(model, module, seen[module], effect=silent - bits))
-    return Probe(tuple(ids[0].tolist()), config.data.task is None, bits, tuple(levels), _health(run, config))
+    with torch.no_grad():  # FAST levels learn here, which takes gradients of their own
+        channel = channel_levels(model, ids, targets, lambda: _bits(model, ids, targets))
+    return Probe(tuple(ids[0].tolist()), config.data.task is None, bits, tuple(levels), _health(run, config), channel)
 
 
 def _text(config: Config, tokens: int) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
@@ -270,7 +283,7 @@ def _bits(model: LanguageModel, ids: Tensor, targets: Tensor) -> float:
 
 def _health(run: Path | str, config: Config) -> dict[int, float]:
     """|summed gradients| / |the last one| of levels that rest between updates, over a few steps from the checkpoint."""
-    periods = [] if config.model.memory is None else [level.update_period for level in config.model.memory.levels]
+    periods = [level.update_period for level in levels_in(config) or ()]
     if max(periods, default=1) == 1:
         return {}
     found = complete(Path(run) / "checkpoints")

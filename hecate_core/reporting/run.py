@@ -8,6 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from hecate_core import files
+from hecate_core.blueprint import levels_in
 from hecate_core.checking.validity import OWN, validity, verdict
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.config import Config, load_config
@@ -32,8 +33,8 @@ class Reported:
     manifest: Mapping[str, Any]
     records: Sequence[Record]
     seen: Probe
-    verdicts: tuple[Verdict, ...]
-    updates: tuple[tuple[int, int] | None, ...]
+    verdicts: tuple[Verdict, ...]  # of the memory's levels, then of the chain's
+    updates: tuple[tuple[int, int] | None, ...]  # likewise
 
     @property
     def device(self) -> str:
@@ -52,11 +53,11 @@ def read_run(path: Path | str, *, tokens: int = TOKENS) -> Reported:
     records, _ = files.read_json_lines(folder / "metrics.jsonl")
     seen = probe(folder, tokens=tokens)
     steps = [record["update"] for record in records if "update" in record]
-    updates = tuple(_updates(steps, level.level) for level in seen.levels)
+    updates = tuple(_updates(steps, level.level) for level in seen.all_levels)
     bounds = _bounds(config)
     verdicts = tuple(
         judge(level, updates=moved, buffer=seen.health.get(level.level, 0.0) / bounds[level.level])
-        for level, moved in zip(seen.levels, updates, strict=True)
+        for level, moved in zip(seen.all_levels, updates, strict=True)
     )
     return Reported(folder.name or str(folder), config, manifest, records, seen, verdicts, updates)
 
@@ -83,17 +84,17 @@ def report(paths: Sequence[Path | str], *, tokens: int = TOKENS) -> tuple[str, l
     for name, run in zip(names, runs, strict=True):
         parts += _sections(name, run)
     rows = [
-        {"run": name, "block": level.block, "level": level.level, "state": found.state, "reasons": list(found.reasons)}
+        {"run": name, "level": level.name, "block": level.block, "state": found.state, "reasons": list(found.reasons)}
         for name, run in zip(names, runs, strict=True)
-        for level, found in zip(run.seen.levels, run.verdicts, strict=True)
+        for level, found in zip(run.seen.all_levels, run.verdicts, strict=True)
     ]
     return pages.page("hecate report: " + ", ".join(names), [_summary(rows), *parts]), rows
 
 
 def _summary(rows: Sequence[Record]) -> str:
-    dead = [f"{row['run']}: block {row['block']}, level {row['level']}" for row in rows if row["state"] == "dead"]
+    dead = [f"{row['run']}: {row['level']}" for row in rows if row["state"] == "dead"]
     if not rows:
-        return pages.paragraph("These runs have no memory.")
+        return pages.paragraph("These runs have no memory and no chain of MLPs.")
     said = f"Dead levels: {'; '.join(dead)}." if dead else "No level is dead."
     colour = pages.COLOURS["dead" if dead else "live"]
     return f'<p id="summary" style="color:{colour};font-weight:600">{html.escape(said)}</p>'
@@ -115,6 +116,9 @@ def _sections(name: str, run: Reported) -> list[str]:
     if seen.levels:
         made += _memory(run)
         made += [pages.heading("What the memory's parts allow", 3), _validity(run.config)]
+    if seen.channel:
+        made += _channel(run)
+    made += [pages.heading("Error buffers", 3), *_buffers(run)] if seen.all_levels else []
     made.append(pages.folded("Manifest", dict(run.manifest)))
     return made
 
@@ -122,25 +126,40 @@ def _sections(name: str, run: Reported) -> list[str]:
 def _memory(run: Reported) -> list[str]:
     """Everything about the levels of a run's memory."""
     seen, show = run.seen, pages
-    levels, dead = seen.levels, [one.state == "dead" for one in run.verdicts]
+    levels, verdicts = seen.levels, run.verdicts[: len(seen.levels)]
+    dead = [one.state == "dead" for one in verdicts]
     count = len(seen.ids)
     made = [
         show.heading("Levels at a glance", 3),
         show.paragraph(
             f"Read token by token over {count} held-out tokens from the newest checkpoint, from a fresh memory."
         ),
-        show.glance(levels, run.verdicts, run.updates),
+        show.glance(levels, verdicts, run.updates[: len(levels)]),
         figures.rates_figure(levels, dead),
         show.heading("Memory and momentum", 3),
         figures.norms_figure(levels, dead),
     ]
     if any(level.gates for level in levels):
         made += [show.heading("Gates", 3), figures.gates_figure(levels)]
-    made += [show.heading("Error buffers", 3), *_buffers(run)]
     made += [show.heading("Surprise", 3), figures.surprise_figure(levels)]
     peak = max((float(level.surprise.max()) for level in levels if len(level.surprise)), default=0.0)
     for level in levels[:DRAWN]:
         made += [show.paragraph(level.name), show.coloured(seen.ids, level.surprise, peak, is_text=seen.is_text)]
+    return made
+
+
+def _channel(run: Reported) -> list[str]:
+    """Everything about the levels of a run's chains of MLPs."""
+    first = len(run.seen.levels)
+    levels, verdicts, updates = run.seen.channel, run.verdicts[first:], run.updates[first:]
+    made = [
+        pages.heading("Channel levels at a glance", 3),
+        pages.channel_glance(levels, verdicts, updates),
+        figures.channel_figure(levels, [one.state == "dead" for one in verdicts]),
+    ]
+    fast = [level for level in levels if level.change is not None]
+    if fast:
+        made += [pages.heading("Learned while reading", 3), figures.learning_figure(fast)]
     return made
 
 
@@ -152,8 +171,7 @@ def _buffers(run: Reported) -> list[str]:
 
 def _bounds(config: Config) -> dict[int, float]:
     """Beyond which ratio |summed gradients| / |the last one| a level's error buffer is unhealthy."""
-    levels = () if config.model.memory is None else config.model.memory.levels
-    return {n: UNHEALTHY * level.update_period**0.5 for n, level in enumerate(levels)}
+    return {n: UNHEALTHY * level.update_period**0.5 for n, level in enumerate(levels_in(config) or ())}
 
 
 def _validity(config: Config) -> str:
