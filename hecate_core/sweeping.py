@@ -18,15 +18,16 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from hecate_core import files
 from hecate_core.blueprint import compose
-from hecate_core.config import Config, load_config
+from hecate_core.checking.findings import check_config
+from hecate_core.config import Config, config_digest, load_config
 from hecate_core.errors import CompositionError, ConfigError, HecateError, nearest
 
 KEYS = ("base", "seeds", "grid", "set", "cases")
@@ -111,6 +112,25 @@ def check_cells(sweep: Sweep, base: Path) -> Iterator[tuple[Cell, Config]]:
         except HecateError as error:
             raise CompositionError(f"sweep cell {cell.path}: {error}") from error
         yield cell, config
+
+
+def demand_checked(cells: Iterable[tuple[Cell, Config]], *, tell: Callable[[str], None] = print) -> int:
+    """`hecate check` of every config that differs in more than its seed; how many that were.
+
+    Raises CompositionError with the cell and its first finding: nothing of a sweep starts before all of it passes.
+    """
+    passed: set[str] = set()
+    for cell, config in cells:
+        alike = config_digest(evolve(config, seed=0))
+        if alike in passed:
+            continue
+        tell(f"checking {cell.path}")
+        failed = check_config(config).failed
+        if failed:
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            raise CompositionError(f"sweep cell {cell.path}: {failed[0].line}{more}; see hecate check")
+        passed.add(alike)
+    return len(passed)
 
 
 def run_cells(sweep: Sweep, base: Path, out: Path, *, jobs: int = 1, tell: Callable[[str], None] = print) -> None:

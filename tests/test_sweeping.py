@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from hecate_core.checking.findings import Findings
 from hecate_core.cli.main import run
+from hecate_core.config import Config
 from hecate_core.errors import CompositionError, ConfigError
-from hecate_core.sweeping import check_cells, read_sweep
+from hecate_core.sweeping import check_cells, demand_checked, read_sweep
+from hecate_core.testing.engine import Check
 
 SWEEP = """
 base = "base.toml"
@@ -101,12 +104,43 @@ def test_a_cell_that_cannot_be_built_stops_the_sweep_before_it_starts() -> None:
     assert not Path("runs").exists()
 
 
+def test_a_cell_that_fails_hecate_check_stops_the_sweep_before_it_starts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def check(config: Config) -> Findings:
+        name = config.model.memory.rule.name if config.model.memory else ""
+        asked.append(name)
+        outcome = Check("titans", "is-causal", "failed", "token 3 sees token 4")
+        return Findings([outcome] if name == "titans" else [])
+
+    monkeypatch.setattr("hecate_core.sweeping.check_config", check)
+    assert run(["sweep", "sweep.toml"]) == 2
+    assert asked == ["delta", "titans"]  # one seed of each
+    assert "sweep cell rule-titans/seed-0: " in capsys.readouterr().err
+    assert not (folder / "runs").exists()
+    assert run(["sweep", "sweep.toml", "--no-check", "--jobs", "2"]) == 0
+    assert asked == ["delta", "titans"]
+    assert run(["sweep", "sweep.toml", "--resume"]) == 0  # nothing waits, nothing is checked
+    assert asked == ["delta", "titans"]
+
+
+def test_cells_are_checked_once_for_all_their_seeds() -> None:
+    """The real check, over the real cells."""
+    told: list[str] = []
+    cells = [(cell, config) for cell, config in check_cells(read_sweep("sweep.toml"), Path("base.toml"))]
+    assert demand_checked(cells, tell=told.append) == 2
+    assert told == ["checking rule-delta/seed-0", "checking rule-titans/seed-0"]
+
+
 def killed_and_resumed(folder: Path, seeds: list[int], kills: int) -> tuple[list[dict[str, object]], ...]:
     """The rows of a sweep that was left alone, and of one killed again and again after some of its runs were saved."""
     (folder / "base.toml").write_text(BASE.replace("STEPS", "12"))
     (folder / "sweep.toml").write_text(SWEEP.replace("[0, 1]", str(seeds)))
-    assert run(["sweep", "sweep.toml", "--out", "whole", "--jobs", "2"]) == 0
-    words = [sys.executable, "-m", "hecate_core.cli", "sweep", "sweep.toml", "--out", "cut", "--jobs", "2"]
+    assert run(["sweep", "sweep.toml", "--no-check", "--out", "whole", "--jobs", "2"]) == 0
+    words = [sys.executable, "-m", "hecate_core.cli", "sweep", "sweep.toml", "--no-check"]
+    words += ["--out", "cut", "--jobs", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for kill in range(kills):
         before = len(list((folder / "cut").glob("*/*/checkpoints/step-*")))
@@ -121,7 +155,7 @@ def killed_and_resumed(folder: Path, seeds: list[int], kills: int) -> tuple[list
         process.wait()
         assert not (folder / "cut" / "table.json").exists()
     assert run(["sweep", "sweep.toml", "--out", "cut"]) == 2
-    assert run(["sweep", "sweep.toml", "--out", "cut", "--resume", "--jobs", "2"]) == 0
+    assert run(["sweep", "sweep.toml", "--no-check", "--out", "cut", "--resume", "--jobs", "2"]) == 0
     return tuple(json.loads((folder / name / "table.json").read_text())["rows"] for name in ("whole", "cut"))
 
 

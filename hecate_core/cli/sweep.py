@@ -12,17 +12,24 @@ File = Annotated[Path, Argument(metavar="FILE.toml", help="base, seeds, grid; se
 Out = Annotated[Path | None, Option("--out", metavar="DIR", help="Where the runs go (default: runs/FILE).")]
 Jobs = Annotated[int, Option("--jobs", help="Runs at a time, one thread each.")]
 Save = Annotated[Path | None, Option("--save", metavar="FILE.json", help="Pack recipes and numbers, for --replay.")]
+NoCheck = Annotated[bool, Option("--no-check", help="Only compose every cell; start without hecate check of it.")]
 Resume = Annotated[bool, Option("--resume", help="Go on with a sweep that was stopped.")]
 
 
 def sweep(
-    output: Output, file: File, out: Out = None, jobs: Jobs = 1, resume: Resume = False, save: Save = None
+    output: Output,
+    file: File,
+    out: Out = None,
+    jobs: Jobs = 1,
+    resume: Resume = False,
+    save: Save = None,
+    no_check: NoCheck = False,
 ) -> int:
     """Run a grid of configs and seeds."""
     from hecate_core import files
     from hecate_core.cli.build import resolved
     from hecate_core.evidence import pack, save_evidence
-    from hecate_core.sweeping import check_cells, read_sweep, run_cells, table_of
+    from hecate_core.sweeping import check_cells, demand_checked, final_of, read_sweep, run_cells, table_of
 
     if jobs < 1:
         raise InputError(f"--jobs {jobs}; expected an integer >= 1")
@@ -31,8 +38,10 @@ def sweep(
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise InputError(f"{folder}: holds a sweep already; use --resume to go on with it or another --out")
     base = resolved(made.base)
-    count = sum(1 for _ in check_cells(made, base))
-    output.note(f"{count} runs, all of them compose")
+    cells = list(check_cells(made, base))
+    waiting = [(cell, config) for cell, config in cells if final_of(folder / cell.path) is None]
+    kinds = 0 if no_check else demand_checked(waiting, tell=output.note)
+    output.note(f"{len(cells)} runs, {'unchecked' if no_check else f'{kinds} kinds of them pass hecate check'}")
     files.make_folder(folder)
     run_cells(made, base, folder, jobs=jobs, tell=output.note)
     rows = table_of(made, folder)
