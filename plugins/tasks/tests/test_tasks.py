@@ -1,11 +1,13 @@
 """The generators match their published definitions, and leaked answers score 1 while a constant scores chance."""
 
 import math
+import re
 
 import pytest
 import torch
 from hecate_tasks.copying import Copy, RepeatedPattern
 from hecate_tasks.mqar import MultiQueryRecall
+from hecate_tasks.niah import NeedlesInHaystack
 from hecate_tasks.passkey import Passkey
 from hecate_tasks.timescales import TwoTimescale
 from hecate_tasks.words import Parity, SymmetricGroup
@@ -158,6 +160,22 @@ def test_passkey_stands_in_the_text_and_lift_measures_its_use() -> None:
     assert math.isfinite(lift(told, task, 1 - 1))  # type: ignore[arg-type]
 
 
+def test_needles_differ_in_their_word_and_every_one_is_asked_for() -> None:
+    task = NeedlesInHaystack(tokens=300, needles=3, digits=2)
+    ids, targets = drawn(task, 90, 0, "check")
+    places = []
+    for row, wanted in zip(ids, targets, strict=True):
+        text, answer = bytes(row.tolist()), bytes(wanted[wanted >= 0].tolist())
+        haystack, question = text.split(b" what is ")
+        said = re.findall(rb" the number of (\w+) is (\d+)\. ", haystack)
+        assert len({word for word, _ in said}) == 3
+        word = re.fullmatch(rb"the number of (\w+)\? the number of \1 is \d?", question)
+        assert word is not None
+        places.append([name for name, _ in said].index(word[1]))
+        assert said[places[-1]][1] == answer
+    assert [places.count(place) for place in range(3)] == pytest.approx([30] * 3, abs=12)
+
+
 def test_stream_is_restored_anywhere_and_refuses_what_is_not_its_own() -> None:
     task = Parity(tokens=8)
     stream = TaskStream(task, batch=3, seed=5)
@@ -182,6 +200,8 @@ def test_stream_is_restored_anywhere_and_refuses_what_is_not_its_own() -> None:
         lambda: Copy(vocab=2),
         lambda: RepeatedPattern(period=20),
         lambda: Passkey(tokens=10),
+        lambda: NeedlesInHaystack(tokens=100),
+        lambda: NeedlesInHaystack(needles=17),
         lambda: TwoTimescale(slow=17),
         lambda: TwoTimescale(change=4),
     ],

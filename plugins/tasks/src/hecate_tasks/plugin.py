@@ -13,5 +13,6 @@ def hecate_components() -> list[tuple[str, str, str]]:
         ("task", "copy", "hecate_tasks.copying:Copy"),
         ("task", "recall", "hecate_tasks.copying:RepeatedPattern"),
         ("task", "two-timescale", "hecate_tasks.timescales:TwoTimescale"),
+        ("task", "niah", "hecate_tasks.niah:NeedlesInHaystack"),
         ("task", "passkey", "hecate_tasks.passkey:Passkey"),
     ]
