@@ -50,9 +50,12 @@ def test_every_figure_is_painted_and_a_dead_level_is_red(tmp_path: Path) -> None
     (tmp_path / "text.txt").write_text("\n\n".join(f"{n} and its square {n * n}, {'xy' * (n % 9)}" for n in range(600)))
     table = {
         "data": {"path": str(tmp_path / "text.txt"), "batch": 2, "length": 16},
-        "model": {"width": 16, "depth": 1, "memory": {"chunk": 8, "levels": levels}},
+        "model": {
+            "width": 16, "depth": 1, "memory": {"chunk": 8, "levels": levels}, "channel": "cms",
+            "cms": {"grain": 16, "levels": [{"rate": 0.1}, {"update_period": 2}]},
+        },
         "run": {"steps": 6, "eval_interval": 0, "checkpoint_interval": 0},
-    }
+    }  # fmt: skip
     build(table, tmp_path / "run")
     page_path = tmp_path / "report.html"
     assert run(["report", str(tmp_path / "run"), "-o", str(page_path), "--tokens", "24"]) == 0
@@ -70,7 +73,8 @@ def test_every_figure_is_painted_and_a_dead_level_is_red(tmp_path: Path) -> None
         text = summary.inner_text()
         browser.close()
     assert asked == [page_path.as_uri()]  # nothing but the file itself
-    assert set(boxes) == {"loss", "throughput", "rates", "norms", "gates", "buffers", "surprise"}
+    memory = {"rates", "norms", "gates", "buffers", "surprise"}
+    assert set(boxes) == {"loss", "throughput", "channel", "learning"} | memory
     for name, box in boxes.items():
         seen = colours(png, box)
         assert any(max(one) - min(one) > 60 for one in seen), f"{name}: nothing coloured is painted"
