@@ -10,7 +10,7 @@ from hecate_core.shapes import Tensor
 from hecate_core.testing.members import SCHEDULES, WIDTH, Cell, cells, tiny_mixer
 
 from .sequences import relative
-from .thinned import thinned_cells
+from .thinned import crossed_cells, thinned_schedules
 
 COUNT = 17
 SAME = 1e-10  # float64: the same sums in another order
@@ -42,14 +42,12 @@ def assert_same(mixer: Mixer, sizes: list[int]) -> None:
     assert state.position == COUNT
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("cell", cells(exact=True), ids=str)
+@pytest.mark.parametrize(("cell", "schedule"), thinned_schedules(exact=True))
 def test_prefill_then_token_by_token_equals_one_call(cell: Cell, schedule: str) -> None:
     assert_same(tiny_mixer(cell, SCHEDULES[schedule]), PREFILL)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("cell", thinned_cells())
+@pytest.mark.parametrize(("cell", "schedule"), thinned_schedules())
 def test_ragged_pieces_equal_one_call(cell: Cell, schedule: str) -> None:
     mixer = tiny_mixer(cell, SCHEDULES[schedule])
     for sizes in RAGGED:
@@ -83,7 +81,7 @@ def test_exact_strategies_decode_token_by_token_as_sequential_does(cell: Cell) -
     assert relative(torch.cat(reads, 1), expected) < SAME
 
 
-@pytest.mark.parametrize("cell", cells(exact=True), ids=str)
+@pytest.mark.parametrize("cell", crossed_cells(exact=True))
 def test_a_language_model_of_two_blocks_streams(cell: Cell) -> None:
     torch.manual_seed(0)
     memory = None

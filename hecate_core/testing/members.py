@@ -9,6 +9,7 @@ import torch
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.config.reference import Reference
 from hecate_core.errors import CompositionError
+from hecate_core.frequency import FrequencyGate
 from hecate_core.mixer import Mixer
 from hecate_core.protocols import MemoryRule, Strategy
 from hecate_core.registry import registry
@@ -21,8 +22,9 @@ SCHEDULES: dict[str, tuple[Any, ...]] = {
     "1": (1,),
     "1-3": (1, 3),
     "reset": ({"write_period": 1, "reset_period": 2}, {"write_period": 2, "reset_period": 4}),
+    "learned": (1, {"frequency": "learned"}),
 }
-"""Level schedules by name: one level, two periods, and levels that forget at document-like borders."""
+"""Level schedules by name: one level, two periods, levels that forget at document-like borders, a learned frequency."""
 
 
 @attrs.frozen
@@ -102,4 +104,8 @@ def tiny_mixer(
         with torch.no_grad():
             for parameter in mixer.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))  # hecate: allow CS-47 -- our own fresh module
+            for module in mixer.modules():
+                if isinstance(module, FrequencyGate):  # decisions that go both ways
+                    module.weight.copy_(8.0 * torch.randn_like(module.weight))
+                    module.bias.zero_()
     return mixer
