@@ -53,6 +53,9 @@ def test_build_replay_generate(capsys: pytest.CaptureFixture[str]) -> None:
         )
         assert status == 0
         assert json.loads(out)["samples"][0]["memory"] == switch
+    status, _, err = said(capsys, ["generate", "a", "--prompt", "12 ", "--learn"])
+    assert status != 0
+    assert "no level learns as it reads" in err[-1]
 
 
 @pytest.mark.parametrize(

@@ -2,61 +2,23 @@
 
 import copy
 import math
-from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from hecate_core.blueprint import compose
-from hecate_core.building import Build
 from hecate_core.channel import SwiGLU
-from hecate_core.checking.cells import tiny_corpus
-from hecate_core.cms import CMS, ChainMLP
-from hecate_core.config import make_config
+from hecate_core.cms import CMS
 from hecate_core.errors import CompositionError, DataError, HecateError, InputError
-from hecate_core.model import Block, LanguageModel
+from hecate_core.model import LanguageModel
 from hecate_core.observing import learning_bits_per_byte, observe
 from hecate_core.records import State, positions_of, unflat
 from hecate_core.shapes import Tensor
 
-WIDTH, VOCAB, GRAIN = 8, 17, 4
+from .chains import GRAIN, VOCAB, WIDTH, level_of, logits_of, model_of, text
+
 CLOSE = 1e-12  # float64: the same sums in another order
-
-
-def table(channel: str = "cms", *, run: dict[str, Any] | None = None, **cms: Any) -> dict[str, Any]:
-    return {
-        "data": {"batch": 2, "length": GRAIN},
-        "model": {
-            "width": WIDTH, "heads": 2, "depth": 2, "vocab": VOCAB, "composition": "lmm", "channel": channel,
-            "memory": {"rule": "delta", "chunk": 3, "conv": 2},
-            **({"cms": {"grain": GRAIN, **cms}} if channel == "cms" else {}),
-        },
-        "schedule": {"warmup": 0, "decay": "constant"},
-        "run": run or {},
-    }  # fmt: skip
-
-
-def model_of(channel: str = "cms", **cms: Any) -> LanguageModel:
-    return compose(make_config(table(channel, **cms))).double()
-
-
-def text(count: int, seed: int = 3, batch: int = 2) -> tuple[Tensor, Tensor]:
-    ids = torch.randint(0, VOCAB, (batch, count + 1), generator=torch.Generator().manual_seed(seed))
-    return ids[:, :-1], ids[:, 1:]
-
-
-def level_of(model: LanguageModel, block: int, level: int) -> ChainMLP:
-    channel = cast(Block, model.blocks[block]).channel
-    assert isinstance(channel, CMS)
-    return cast(ChainMLP, channel.levels[level])
-
-
-def logits_of(model: LanguageModel, ids: Tensor, state: State | None = None) -> Tensor:
-    with torch.no_grad():
-        y: Tensor = model(ids, model.init_state(len(ids)) if state is None else state)[0]
-    return y
 
 
 def chain(levels: Any, *, seed: int = 0, **options: Any) -> CMS:
@@ -342,53 +304,6 @@ def test_held_out_text_is_scored_while_it_teaches() -> None:
         learning_bits_per_byte(model, [b"x"])
 
 
-def build_of(wall: bool = True) -> Build:
-    levels = [{"rate": 0.1}, {"write_period": 3, "update_period": 3, "rate": 0.1, "reduce": "mean"}]
-    return Build(make_config(table(levels=levels, run={"wall": wall})), tiny_corpus(VOCAB))
-
-
-def test_a_build_resumes_inside_a_period_bit_for_bit() -> None:
-    unbroken = build_of()
-    for _ in range(4):
-        unbroken.step()
-    pending = unbroken.state.block0.channel.level1.pending
-    assert pending.position == GRAIN
-    assert float(pending.up.abs().max()) > 0.0
-    parts, meta = unbroken.parts()
-    saved = {part: {name: one.clone() for name, one in tensors.items()} for part, tensors in parts.items()}
-    resumed = build_of()
-    resumed.restore(saved, copy.deepcopy(meta))
-    assert [unbroken.step()["loss"] for _ in range(5)] == [resumed.step()["loss"] for _ in range(5)]
-    one, two = unbroken.parts()[0], resumed.parts()[0]
-    assert all(torch.equal(one[part][name], two[part][name]) for part in one for name in one[part])
-
-
-def test_the_build_learns_as_observe_does_with_and_without_the_wall() -> None:
-    built, bare = build_of(), build_of(wall=False)
-    chunk = copy.deepcopy(built).stream.next_chunk()
-    expected = observe(built.model, chunk.input, chunk.target, built.state).state
-    built.step()
-    bare.step()
-    for path, one in built.state.flat().items():
-        torch.testing.assert_close(one, expected.flat()[path], atol=1e-6, rtol=1e-4)  # float32
-        assert torch.equal(one, bare.state.flat()[path])
-
-
-def test_a_slow_level_moves_at_its_own_steps_and_a_hybrid_has_the_chain_in_some_blocks() -> None:
-    built = build_of()
-    slow = level_of(built.model, 0, 1)
-    weights, records = list[Tensor](), list[dict[str, Any]]()
-    for _ in range(4):
-        weights.append(slow.up.weight.detach().clone())
-        records.append(built.step())
-    assert [torch.equal(one, two) for one, two in pairwise(weights)] == [False, True, True]
-    assert [sorted(record.get("health", {})) for record in records] == [[], [], [], ["2"]]  # the memory's is level 0
-    assert 0.0 < records[3]["health"]["2"] <= 3 * 3**0.5
-    hybrid = model_of(levels=[{}, {}], blocks=[1])
-    assert [type(cast(Block, block).channel).__name__ for block in hybrid.blocks] == ["SwiGLU", "CMS"]
-    assert list(hybrid.init_state(1).block1) == ["memory", "channel"]
-
-
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
@@ -409,13 +324,3 @@ def test_a_slow_level_moves_at_its_own_steps_and_a_hybrid_has_the_chain_in_some_
 def test_what_cannot_be_is_refused_with_its_reason(given: dict[str, Any], reason: str) -> None:
     with pytest.raises(HecateError, match=reason):
         CMS(WIDTH, **given)
-
-
-def test_a_build_refuses_clocks_and_documents_inside_a_chunk() -> None:
-    with pytest.raises(InputError, match=r"every 4 tokens; .* expected a multiple of its 6 tokens"):
-        Build(make_config({**table(levels=[{"rate": 0.1}]), "data": {"batch": 2, "length": 6}}), tiny_corpus(VOCAB))
-    data = {"batch": 2, "length": GRAIN, "documents": True}
-    with pytest.raises(InputError, match=r"documents = true: block0 learns as it reads"):
-        Build(make_config({**table(levels=[{"rate": 0.1}]), "data": data}), tiny_corpus(VOCAB))
-    with pytest.raises(HecateError, match=r"cms.blocks\[0\] = 2; expected a block below depth = 2"):
-        make_config(table(levels=[{}], blocks=[2]))

@@ -10,6 +10,7 @@ from hecate_core.cli.output import Output
 Run = Annotated[Path, Argument(metavar="RUN", help="A folder made by hecate build.")]
 Prompt = Annotated[str, Option("--prompt", metavar="TEXT", help="What to continue.")]
 Switch = Annotated[Literal["on", "off"], Option("--memory", help="Whether the memory is written.")]
+Learn = Annotated[bool, Option("--learn", help="Let levels that learn as they read learn from the prompt.")]
 Count = Annotated[int, Option("--count", help="Bytes to add.")]
 Temperature = Annotated[float, Option("--temperature", help="0 takes the likeliest byte.")]
 Seed = Annotated[int, Option("--seed", help="Of the sampling.")]
@@ -23,6 +24,8 @@ def generate(
     count: Count = 200,
     temperature: Temperature = 0.8,
     seed: Seed = 0,
+    *,
+    learn: Learn = False,
 ) -> None:
     """Continue a prompt with the model of a run."""
     import torch
@@ -41,9 +44,10 @@ def generate(
         temperature=temperature,
         seed=seed,
         remember=memory == "on",
+        learn=learn,
     ):
         pieces.append(piece)
         output.text(piece.decode("latin-1") if piece < b"\x80" else "?")
     text = b"".join(pieces).decode("utf-8", "replace")
-    record = {"run": str(run), "prompt": prompt, "memory": memory, "text": text}
+    record = {"run": str(run), "prompt": prompt, "memory": memory, "learn": learn, "text": text}
     output.result("hecate.samples/1", {"samples": [record]}, [""])
