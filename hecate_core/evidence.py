@@ -107,6 +107,13 @@ def load_evidence(path: Path | str) -> dict[str, Any]:
     return found
 
 
+def written_rules(found: Mapping[str, Any]) -> set[str]:
+    """The rules, by name, whose memories the runs of a packed file wrote."""
+    memories = [run["config"]["model"]["memory"] for run in found["runs"]]
+    rules = [memory["rule"] for memory in memories if memory is not None and memory.get("writes", True)]
+    return {name for rule in rules if (name := rule if isinstance(rule, str) else rule.get("name"))}
+
+
 def save_evidence(path: Path | str, packed: Mapping[str, Any]) -> None:
     """One line per run, so that a change of one run is a change of one line."""
     head = json.dumps({key: value for key, value in packed.items() if key != "runs"}, allow_nan=False)

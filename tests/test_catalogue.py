@@ -12,12 +12,26 @@ from hecate_core.registry import registry
 from .specs import ROOT, SPECIFIED, read
 
 PAGE = Path(__file__).parents[1] / "docs" / "rules.md"
+EVIDENCE = Path(__file__).parents[1] / "benchmarks" / "evidence"
 
 
 def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["plugins", "table"]) == 0
+    assert run(["plugins", "table", "--evidence", str(EVIDENCE)]) == 0
     table = capsys.readouterr().out
-    assert PAGE.read_text(encoding="utf-8").endswith("\n\n" + table), "run: hecate plugins table, and put it there"
+    words = "run: hecate plugins table --evidence benchmarks/evidence, and put it there"
+    assert PAGE.read_text(encoding="utf-8").endswith("\n\n" + table), words
+
+
+def test_evidence_of_a_rule_is_where_its_memory_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row.name: row for row in catalogue(EVIDENCE)}
+    assert {"passkey", "rules-exact"} <= set(rows["titans"].evidence)
+    assert "passkey" not in rows["kda"].evidence
+    assert run(["plugins", "table", "--evidence", str(tmp_path)]) == 2
+    assert "holds no packed runs" in capsys.readouterr().err
+    (tmp_path / "broken.json").write_text("{")
+    assert run(["plugins", "table", "--evidence", str(tmp_path)]) == 4
+    assert run(["plugins", "--evidence", str(EVIDENCE)]) == 2
+    assert "goes with table" in capsys.readouterr().err
 
 
 def test_rows_agree_with_the_contracts_of_the_specifications() -> None:
@@ -51,4 +65,4 @@ def test_json_has_the_same_rows(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_table_is_markdown() -> None:
     lines = markdown(catalogue()[:2])
     assert len(lines) == 4
-    assert {line.count("|") for line in lines} == {8}
+    assert {line.count("|") for line in lines} == {10}

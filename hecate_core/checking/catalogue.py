@@ -1,15 +1,18 @@
-"""The table of rules, derived from what is registered: knobs, state, strategies, kernel pair, specification."""
+"""The table of rules, derived from what is registered: knobs, state, strategies, kernel pair, spec, evidence."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from hecate_core.checking.validity import judged
 from hecate_core.composed import ComposedRule
 from hecate_core.composing import ops_of, rule_of
 from hecate_core.config.reference import KNOBS
+from hecate_core.errors import InputError
+from hecate_core.evidence import load_evidence, written_rules
 from hecate_core.parameters import initial_params
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import State
@@ -25,7 +28,8 @@ class RuleRow:
 
     `knobs` maps structure, bias, retention and algorithm to registered names; a rule with a step of its own has none.
     `strategies` maps names to exact or approximate (a strategy that cannot serve the rule is left out), `ops` are those
-    whose kernel pairs serve it, `spec` is relative to the specs of its distribution.
+    whose kernel pairs serve it, `spec` is relative to the specs of its distribution. `evidence` names the files of
+    packed runs (see `hecate sweep --save`), of those that were asked for, in which its memory was written.
     """
 
     name: str
@@ -35,15 +39,24 @@ class RuleRow:
     strategies: dict[str, str]
     ops: tuple[str, ...]
     spec: str
+    evidence: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
 
-def catalogue() -> list[RuleRow]:
-    """A row per registered rule, by name; raises what a rule raises that cannot be made."""
-    return [_row(name) for name in registry().names("rule")]
+def catalogue(evidence: Path | None = None) -> list[RuleRow]:
+    """A row per registered rule, by name; `evidence` is a folder of packed runs, CheckpointError for a damaged one.
+
+    Raises what a rule raises that cannot be made.
+    """
+    files = [] if evidence is None else sorted(evidence.glob("*.json"))
+    if evidence is not None and not files:
+        raise InputError(f"{evidence}: holds no packed runs (*.json); expected a folder of them")
+    shown = {file.stem: written_rules(load_evidence(file)) for file in files}
+    rows = [_row(name) for name in registry().names("rule")]
+    return [evolve(row, evidence=tuple(file for file, rules in shown.items() if row.name in rules)) for row in rows]
 
 
 def _row(name: str) -> RuleRow:
@@ -78,8 +91,11 @@ def _state_bytes(rule: MemoryRule) -> int:
 
 def markdown(rows: list[RuleRow]) -> list[str]:
     """The rows as a Markdown table."""
-    head = ["rule", "of", "structure x bias x retention x algorithm", "state, bytes", "exact", "approximate", "op"]
-    lines = ["| " + " | ".join(head) + " |", "|---|---|---|--:|---|---|---|"]
+    head = [
+        "rule", "of", "structure x bias x retention x algorithm", "state, bytes", "exact", "approximate", "op", "spec",
+        "evidence",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---|--:|---|---|---|---|---|"]
     return lines + ["| " + " | ".join(_cells(row)) + " |" for row in rows]
 
 
@@ -89,5 +105,5 @@ def _cells(row: RuleRow) -> list[str]:
         for wanted in ("exact", "approximate")
     }
     knobs = " x ".join(row.knobs.values()) or "a step of its own"
-    ops = ", ".join(row.ops) or "none"
-    return [row.name, row.distribution, knobs, f"{row.state_bytes:,}", *by_verdict.values(), ops]
+    ops, evidence = ", ".join(row.ops) or "none", ", ".join(row.evidence) or "-"
+    return [row.name, row.distribution, knobs, f"{row.state_bytes:,}", *by_verdict.values(), ops, row.spec, evidence]

@@ -1,9 +1,10 @@
 """`hecate plugins`: what is installed, in which state, and what it provides."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument
+from typer import Argument, Option
 
 from hecate_core.cli.output import Output
 from hecate_core.errors import InputError, nearest
@@ -13,10 +14,15 @@ from hecate_core.registry import Component, Plugin, Registry, registry
 Words = Annotated[
     list[str] | None, Argument(metavar="[show NAME | table]", help="One plugin or component; a table of all rules.")
 ]
+Evidence = Annotated[
+    Path | None, Option("--evidence", metavar="FOLDER", help="With table: packed runs; names those of every rule.")
+]
 
 
-def plugins(output: Output, words: Words = None) -> None:
+def plugins(output: Output, words: Words = None, evidence: Evidence = None) -> None:
     """List the installed plugins, show one plugin or component, or print the table of rules."""
+    if evidence is not None and words != ["table"]:
+        raise InputError("hecate plugins: --evidence goes with table; expected hecate plugins table --evidence FOLDER")
     found = registry()
     for remark in found.remarks:
         output.note(remark)
@@ -25,7 +31,7 @@ def plugins(output: Output, words: Words = None) -> None:
     elif words[0] == "show" and len(words) == 2:
         _show(output, found, words[1])
     elif words == ["table"]:
-        _table(output)
+        _table(output, evidence)
     else:
         raise InputError(
             f'hecate plugins: "{" ".join(words)}" is not understood; expected nothing, show NAME, or table'
@@ -75,10 +81,10 @@ def _show(output: Output, found: Registry, name: str) -> None:
         _traces(output, chosen)
 
 
-def _table(output: Output) -> None:
+def _table(output: Output, evidence: Path | None) -> None:
     from hecate_core.checking.catalogue import catalogue, markdown
 
-    rows = catalogue()
+    rows = catalogue(evidence)
     output.result("hecate.rules/1", {"rules": [row.record() for row in rows]}, markdown(rows))
 
 
