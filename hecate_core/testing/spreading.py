@@ -209,8 +209,14 @@ def state_keeps_its_shape(case: RuleCase, strategy: Strategy) -> None:
 
 
 def chunk_one_is_the_step(case: RuleCase, strategy: Strategy) -> None:
-    """A strategy over linearised changes with chunk 1 takes every gradient where `step` takes it."""
+    """A strategy over linearised changes with chunk 1 takes every gradient where `step` takes it.
+
+    Not so where an anchor serves several chunks by the rule's own word (`Linearised.renewed`).
+    """
     if strategy.needs is not Linearised or not hasattr(strategy, "chunk"):
+        return
+    form = case.rule.offers(Linearised)
+    if not isinstance(form, Refused) and any(chunks > 1 for chunks in (form.renewed or {}).values()):
         return
     strategy = type(strategy)(chunk=1)  # type: ignore[call-arg]
     tokens = case.tokens(COUNT, inner=True)

@@ -93,6 +93,15 @@ def test_outer_gradients_agree_with_finite_differences(bias: AttentionalBias) ->
 
 
 @pytest.mark.parametrize("bias", BIASES, ids=lambda bias: f"{type(bias).__name__}-{vars(bias)}")
+def test_a_value_that_is_no_number_is_not_hidden(bias: AttentionalBias) -> None:
+    prediction, v, tokens = drawn()
+    v[0, 0, 1, 2] = math.nan
+    found = bias.cotangent(prediction, v, tokens)
+    assert bool(found[0, 0, 1].isnan().any())
+    assert bool(found[1].isfinite().all())
+
+
+@pytest.mark.parametrize("bias", BIASES, ids=lambda bias: f"{type(bias).__name__}-{vars(bias)}")
 def test_perfect_recall_pulls_nothing_and_has_finite_gradients(bias: AttentionalBias) -> None:
     v = torch.randn(1, 1, 2, 3, dtype=torch.float64)
     prediction = v.clone().requires_grad_()

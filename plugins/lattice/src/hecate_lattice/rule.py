@@ -59,6 +59,8 @@ class Lattice:
             raise CompositionError(f'lattice: variant = "{variant}"{nearest(variant, LOSSES)}')
         self._variant, self._loss = variant, LOSSES[variant]
         self._decays = decay
+        reason = "the sphere takes back what a decay takes away; only the next step grows by it"
+        self.expected_failures = {"retain-one-keeps-everything": reason} if decay else {}
         self.gates: Mapping[str, Gate] = {"write": WRITE, **({"retain": RETAIN.narrowed(low=0.5)} if decay else {})}
         self.params: Mapping[str, Param] = {"slots": Param("H V M", start=1.0)}
 

@@ -38,7 +38,7 @@ class Huber:
         if self._unit == "rms":
             threshold = threshold * e.shape[-1] ** 0.5
         if self._form == "coordinate":
-            return torch.where(e.abs() <= threshold, e, threshold * e.sign())
+            return e.clamp(-threshold, threshold)  # NaN stays NaN
         square = (e * e).sum(-1, keepdim=True)
         small = square <= threshold * threshold
         if self._form == "switch":
