@@ -12,7 +12,7 @@ from hecate_core.knobs.mlp import MLP
 from hecate_core.testing import Check, check_bias, check_rule, check_strategy
 from hecate_core.testing.engine import Failed, Suite
 
-from .faulty_members import DELTA, FAULTS
+from .faulty import DELTA, FAULTS
 
 
 def failed(checks: Iterator[Check]) -> dict[str, str]:
