@@ -47,7 +47,7 @@ FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"potential": "square"},
         {"potential": "entropy"},
         {"potential": "logistic", "decay": False},
-        {"potential": "hypentropy"},
+        {"potential": "hypentropy", "scale": 0.5},
     ],
     "retention sigmoid": [{}, {"decay": False}],
     "retention elastic-ftrl": [{"threshold": 0.2}, {"threshold": 0.2, "smooth": True, "decay": False}],

@@ -32,6 +32,7 @@ COUNT, CHUNK = 3, 2  # tokens: a chunk and a ragged end
 EXACT = 1e-9  # float64: the same sums in another order, over three tokens
 GRADIENT = 1e-8  # float64: analytical against twice autograd
 AWAY = 1e-4  # from points where a loss or a threshold has no second derivative; differences step 1e-5
+LARGE = 100.0  # a draw whose memory runs away says nothing about the last digits
 STEP = 0.2  # of the write range: three tokens of an l_p loss stay of order 1
 LEAST = 13_000  # rules, with what is registered today; fewer is a fault of this file or of the derived validity
 PARTS = 6  # of the covering set
@@ -45,12 +46,15 @@ class Case:
     def __init__(self, product: Product, rule: ComposedRule, seed: int) -> None:
         self.product, self.rule = product, rule
         square = product.structure.options.get("residual")
-        self.widths = full_widths(rule, {"H": 1, "K": 3, "V": 3 if square else 2, "M": 2})
+        self.widths = full_widths(rule, {"H": 1, "K": 3, "V": 3 if square else 4, "M": 2})
         random = torch.Generator().manual_seed(seed)
         params = initial_params(rule, self.widths, dtype=torch.float64, seed=seed)
         params = params.map(lambda one: one + 0.5 * _normal(one, random))
         tokens = tokens_for(rule, self.widths, COUNT, seed=seed, batch=1, inner=True)
-        changes = {"write": STEP * tokens.write} if "write" in tokens else {}
+        calm = 0.5 ** (seed // 15)  # where draw after draw runs away
+        changes = {"v": calm * tokens.v}
+        if "write" in tokens:
+            changes["write"] = STEP * tokens.write
         if "threshold" in tokens:  # below and above the errors that occur
             changes["threshold"] = 0.15 * tokens.threshold
         self.tokens: Tokens = tokens.replace(**changes)
@@ -58,7 +62,7 @@ class Case:
         if "momentum" in first:
             first = first.replace(momentum=first.momentum.map(lambda one: 0.3 * _normal(one, random)))
         if rule.retention.link is not None:  # stored is any number; what starting weights lead to is checked elsewhere
-            first = first.replace(memory=first.memory.map(lambda one: 0.7 * _normal(one, random)))
+            first = first.replace(memory=first.memory.map(lambda one: 1.2 * calm * _normal(one, random)))
         self.state = first
         named = {"params": params, "tokens": self.tokens, "state": self.state}
         self.leaves = {f"{what} {name}": one for what, record in named.items() for name, one in record.flat().items()}
@@ -117,12 +121,12 @@ def serves(rule: ComposedRule, form: Any) -> bool:
 
 
 def expected(product: Product, rule: ComposedRule, chunk: int | None) -> tuple[Case, Tensor, dict[str, Tensor], Any]:
-    """A case whose way comes near no point without a second derivative; its reads, its end and all gradients."""
-    for seed in range(1, 40):
+    """A case of numbers of order 1 that come near no point without a second derivative; reads, end and gradients."""
+    for seed in range(1, 60):
         case = Case(product, rule, seed)
         leaves = case.tracked()
         y, end, nearest = case.written(leaves, chunk)
-        if nearest > AWAY:
+        if nearest > AWAY and float(y.detach().abs().max()) < LARGE:
             return case, y, end, gradients(case, y, end, leaves)
     raise AssertionError("no draw keeps away from corners")
 

@@ -122,7 +122,7 @@ class WrittenRule:
             if chunk is None or (t + 1) % chunk == 0:
                 stored = shown
             weights = {name: self._linked(one) for name, one in shown.items()}
-            reads.append(predict(self._product.structure, self._params, weights, token.q)[0])
+            reads.append(self._predicted(weights, token.q)[0])
         end = {f"memory.{name}": one for name, one in stored.items()}
         return torch.cat(reads, 2), end | {f"momentum.{name}": one for name, one in momenta.items()}
 
@@ -151,11 +151,19 @@ class WrittenRule:
         kept = self._rule.algorithm.at == "kept"
         seen = {name: keep * self._linked(one) if kept else self._linked(one) for name, one in anchor.items()}
         seen = {name: one if one.requires_grad else one.detach().requires_grad_() for name, one in seen.items()}
-        prediction, layers = predict(self._product.structure, self._params, seen, token.k)
+        prediction, layers = self._predicted(seen, token.k)
         d, distance = cotangent(self._product.bias, prediction, token.v, token)
         self.nearest = min(self.nearest, float(distance.detach().abs().min()))
         found = torch.autograd.grad(prediction, list(seen.values()), d, create_graph=True)
         return dict(zip(seen, found, strict=True)), layers
+
+    def _predicted(self, weights: Weights, x: Tensor) -> tuple[Tensor, Layers]:
+        """M(x); a norm of nearly equal numbers turns sharply."""
+        y, layers = predict(self._product.structure, self._params, weights, x)
+        if self._product.structure.options.get("norm"):
+            *_, (_, last) = layers.values()
+            self.nearest = min(self.nearest, 1e-2 * float(last.detach().std(-1).min()))
+        return y, layers
 
     def _linked(self, stored: Tensor) -> Tensor:
         link: Callable[[Tensor], Tensor] | None = self._rule.retention.link
