@@ -9,29 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
 from hecate_core import files
 from hecate_core.checkpoint import CheckpointFolder, complete, load
 from hecate_core.errors import CheckpointError
 from hecate_core.failing_disk import FailingDisk, Failure
 
-
-def parts_of(step: int) -> dict[str, dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(step)
-    return {
-        "model": {"a.weight": torch.randn(5, 3, generator=generator), "a.bias": torch.full((3,), float(step))},
-        "optimizer": {"exp_avg/a.weight": torch.randn(5, 3, generator=generator)},
-    }
-
-
-def same(one: dict[str, dict[str, Tensor]], two: dict[str, dict[str, Tensor]]) -> bool:
-    return {p: set(t) for p, t in one.items()} == {p: set(t) for p, t in two.items()} and all(
-        tensor.dtype == two[part][name].dtype and torch.equal(tensor, two[part][name])
-        for part, tensors in one.items()
-        for name, tensor in tensors.items()
-    )
+from .checkpoints import parts_of, same
 
 
 @pytest.fixture(autouse=True)

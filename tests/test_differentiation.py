@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hecate_core.differentiation import ChangedArgument, SeveredGradient, Tape, autodiff, custom_vjp, cut, no_autodiff
+from hecate_core.differentiation import ChangedArgument, SeveredGradient, Tape, autodiff, custom_vjp, cut
 from hecate_core.errors import InputError
 from hecate_core.records import State, Tokens
+
+from .marked import add, probe, square, total
 
 
 def _scale_vjp(residuals: tuple[Tensor, Tensor], cotangent: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,26 +22,6 @@ def _scale_vjp(residuals: tuple[Tensor, Tensor], cotangent: Tensor) -> tuple[Ten
 @custom_vjp(_scale_vjp)
 def scale(x: Tensor, w: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     return x * w, (x, w)
-
-
-@autodiff
-def square(x: Tensor, w: Tensor) -> Tensor:
-    return (x * w) ** 2
-
-
-@autodiff
-def add(x: Tensor, y: Tensor) -> Tensor:
-    return x + y
-
-
-@autodiff
-def total(x: Tensor) -> Tensor:
-    return x.sum()
-
-
-@no_autodiff
-def probe(x: Tensor) -> Tensor:
-    return x.mean()
 
 
 @pytest.fixture

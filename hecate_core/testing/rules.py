@@ -288,19 +288,5 @@ def _under_every_strategy(law: spreading.Law) -> None:
     RULE.check(check)
 
 
-for _law in (
-    spreading.equals_sequential,
-    spreading.chunk_one_is_the_step,
-    spreading.is_causal,
-    spreading.splits_change_nothing,
-    spreading.masked_tokens_rest,
-    spreading.no_token_and_one_token,
-    spreading.changes_nothing_in_place,
-    spreading.is_deterministic,
-    spreading.rows_are_independent,
-    spreading.a_saved_state_goes_on,
-    spreading.state_keeps_its_shape,
-    spreading.gradients_equal_differences,
-    spreading.gradients_equal_those_of_step,
-):
+for _law in spreading.LAWS:
     _under_every_strategy(_law)

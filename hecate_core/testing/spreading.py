@@ -313,3 +313,21 @@ def _scalar(case: RuleCase, strategy: Strategy, tokens: Tokens, state: State) ->
         tensor = after.flat()[name]
         total = total + (tensor * torch.randn(tensor.shape, generator=random, dtype=tensor.dtype)).sum()
     return total
+
+
+LAWS: tuple[Law, ...] = (
+    equals_sequential,
+    chunk_one_is_the_step,
+    is_causal,
+    splits_change_nothing,
+    masked_tokens_rest,
+    no_token_and_one_token,
+    changes_nothing_in_place,
+    is_deterministic,
+    rows_are_independent,
+    a_saved_state_goes_on,
+    state_keeps_its_shape,
+    gradients_equal_differences,
+    gradients_equal_those_of_step,
+)
+"""What a spreading over time must keep, whichever rule and strategy: a check each, of rules and of strategies."""
