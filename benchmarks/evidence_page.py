@@ -39,10 +39,11 @@ KEPT_FOR: dict[str, tuple[str, Callable[[Scores], bool]]] = {
     ),
     "mqar": (
         "Recall of 8 pairs among 512 ids: attention and the delta rule reach at least 0.95, its gated form and Titans "
-        "within 0.03 of it.",
+        "within 0.03 of it; a memory that is never written knows nothing.",
         lambda s: (
             min(s["attention"]) >= 0.95
             and min(s["delta"]) >= 0.95
+            and max(s["writes-off"]) < 0.05
             and all(abs(mean(s[case]) - mean(s["delta"])) <= 0.03 for case in ("gated-delta", "titans"))
         ),
     ),
@@ -54,6 +55,10 @@ KEPT_FOR: dict[str, tuple[str, Callable[[Scores], bool]]] = {
     "rules-window": ("Rules that look back over a window, against their twins that are never written.", twins_fail),
     "rules-frozen": (
         "Rules with inner gradients frozen over 8 tokens, against their twins that are never written.",
+        twins_fail,
+    ),
+    "rules-self": (
+        "The rule whose projections are memories too, frozen over 8 tokens, against its twin that is never written.",
         twins_fail,
     ),
     "timescales": (
