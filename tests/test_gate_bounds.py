@@ -1,5 +1,6 @@
 """10,000 tokens at every corner of a rule's declared gate ranges: reads and memory stay finite (`make soak`)."""
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -14,6 +15,8 @@ from hecate_core.protocols import MemoryRule
 from hecate_core.records import Tokens
 from hecate_core.registry import registry
 from hecate_core.widths import full_widths
+
+from .rule_forms import CASES
 
 WIDTH, CHUNK, PIECE = 16, 16, 500
 UNIT = ("q", "k")  # streams that a front normalises
@@ -32,12 +35,12 @@ def corners(rule: MemoryRule) -> list[tuple[float, ...]]:
     return [tuple(gate.init for gate in gates), *product(*((gate.low, gate.high) for gate in gates))]
 
 
-def largest_read(name: str, strategy: Any, pieces: int) -> float:
+def largest_read(name: Any, strategy: Any, pieces: int, width: int = WIDTH) -> float:
     """Over all corners, one per batch row; keys are random in even pieces and one single key in odd ones."""
     rule = rule_of(name)
     spread = strategy_of(strategy, rule, chunk=CHUNK)
     shown, rows = presented(rule, spread), corners(rule)
-    widths = full_widths(shown, {"H": 1, "K": WIDTH, "V": WIDTH, "M": WIDTH})
+    widths = full_widths(shown, {"H": 1, "K": width, "V": width, "M": width})
     params, random = initial_params(shown, widths), torch.Generator().manual_seed(0)
     gates = {}
     for gate, values in zip(rule.gates, zip(*rows, strict=True), strict=True):
@@ -71,6 +74,14 @@ def test_so_do_the_memories_of_tnt(name: str) -> None:
     print(
         f"{name}: {largest_read(name, {'name': 'tnt', 'reduce': 'mean', 'local_chunks': [4], 'shards': [64]}, 20):.3g}"
     )
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda part: str(part).replace(" ", ""))
+def test_so_does_every_form_of_every_rule(name: str, options: Mapping[str, Any]) -> None:
+    """At half the width: windows of polynomial features are large."""
+    made = {"name": name, **options}
+    print(f"{name} {dict(options)}: {largest_read(made, strategy_for(rule_of(made)), 20, WIDTH // 2):.3g}")
 
 
 @pytest.mark.parametrize("name", registry().names("rule"))

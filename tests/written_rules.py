@@ -74,9 +74,9 @@ def cotangent(bias: Form, p: Tensor, v: Tensor, tokens: Tokens) -> tuple[Tensor,
 
 def predict(structure: Form, params: Params, weights: Weights, x: Tensor) -> tuple[Tensor, Layers]:
     """M(x), and every weight's input and output."""
-    if structure.name == "matrix":
-        y = x @ weights["matrix"].mT
-        return y, {"matrix": (x, y)}
+    if structure.name in ("matrix", "slots"):
+        y = x @ weights[structure.name].mT
+        return y, {structure.name: (x, y)}
     assert structure.name == "mlp", f'structure "{structure}" is not written here; add it'
     options, layers, hidden = structure.options, Layers(), x
     act = F.silu if options.get("activation") == "silu" else F.gelu

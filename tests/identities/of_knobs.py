@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from hecate_core.composing import rule_of
 from hecate_core.registry import registry
 from hecate_core.shapes import Tensor
 
-from .claims import RETAIN, WRITE, B, H, K, Sides, full, identity, knobs, normal, read
+from .claims import RETAIN, WRITE, B, H, K, Sides, full, identity, knobs, normal, read, run
 
 
 def same(claim: str, left: dict[str, Any], right: dict[str, Any], *, more: Any = None, other: Any = None) -> None:
@@ -81,3 +83,24 @@ def _() -> Sides:
     weights = normal(B, H, K, K, seed=4)
     dual, exact = (registry().create("retention", {"name": "lq", "q": 4.0, "link": one}) for one in ("dual", "exact"))
     return dual.link(exact.link(weights)), weights
+
+
+for _loss, _variant in (("l2", "decode"), ("dot", "similarity")):
+
+    @identity(
+        f"slots on the sphere under {_loss} are lattice, {_variant}",
+        "rule lattice", "structure slots", "retention sphere", f"bias {_loss}",
+    )  # fmt: skip
+    def _(loss: str = _loss, variant: str = _variant) -> Sides:
+        start = {"slots": normal(H, K, K, seed=3)}
+        found = run(knobs("slots", loss, "sphere"), params=start, write=WRITE)
+        expected = run({"name": "lattice", "variant": variant}, params=start, write=WRITE)
+        one, two = (torch.cat((y.flatten(), end.memory.slots.flatten())) for y, end in (found, expected))
+        return one, two
+
+
+@identity("slots with a decay alone are a matrix", "structure slots", "structure matrix")
+def _() -> Sides:
+    start = normal(H, K, K, seed=3)
+    found = read(knobs("slots"), params={"slots": start}, retain=RETAIN, write=WRITE)
+    return found, read(knobs(), params={"matrix": start}, retain=RETAIN, write=WRITE)

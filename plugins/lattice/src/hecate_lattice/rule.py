@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from hecate_core.api import (
     RETAIN,
@@ -34,11 +33,7 @@ from hecate_core.api import (
 )
 from hecate_lattice.losses import LOSSES
 from hecate_lattice.op import LatticeTokens
-
-
-def on_sphere(slots: Float[Tensor, "... V M"]) -> Float[Tensor, "... V M"]:
-    """Every slot (column) divided by its length; a zero slot stays zero."""
-    return F.normalize(slots, dim=-2)
+from hecate_lattice.sphere import on_sphere
 
 
 class Lattice:
