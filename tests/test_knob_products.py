@@ -22,7 +22,7 @@ from hecate_core.shapes import Tensor
 from hecate_core.strategies.chunkwise import Chunkwise
 from hecate_core.strategies.frozen import Frozen
 from hecate_core.strategies.sequential import Sequential
-from hecate_core.testing.samples import demand_close, demand_slope, tokens_for
+from hecate_core.testing.samples import demand_close, demand_slope, relative, tokens_for
 from hecate_core.widths import full_widths
 
 from .knob_forms import ELSEWHERE, FORMS, KNOBS, Form, Product, covering, forms, products
@@ -88,11 +88,13 @@ class Case:
             start=torch.zeros(()),
         )
 
-    def written(self, leaves: Mapping[str, Tensor], chunk: int | None) -> tuple[Tensor, dict[str, Tensor], float]:
+    def written(
+        self, leaves: Mapping[str, Tensor], chunk: int | None, *, detach: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor], float]:
         """The second writing, and its distance from points that have no second derivative."""
         params, tokens, state = self.parts(leaves)
         rule = WrittenRule(self.product, self.rule, params)
-        return *rule.run(tokens, state, chunk), rule.nearest
+        return *rule.run(tokens, state, chunk, detach=detach), rule.nearest
 
     def run(self, strategy: Strategy, leaves: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """What is registered, under a strategy."""
@@ -189,6 +191,24 @@ def covered() -> list[Product]:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_pair_of_forms_is_right_in_some_rule(part: int) -> None:
     assert faults(covered()[part::PARTS]) == []
+
+
+def test_a_detached_anchor_is_a_constant_of_the_outer_loop() -> None:
+    """`detach` changes no read, and the gradient to that of the loop whose inner gradients are taken at constants."""
+    some = [one for one in covered() if serves(PRODUCTS[one], Linearised)][::10]
+    cut = 0
+    for product in some:
+        case, y, _, whole = expected(product, PRODUCTS[product], CHUNK)
+        leaves = case.tracked()
+        truth = gradients(case, *case.written(leaves, CHUNK, detach=True)[:2], leaves)
+        leaves = case.tracked()
+        z, after = case.run(cast(Strategy, Frozen(chunk=CHUNK, detach=True)), leaves)
+        demand_close(f"{product}: reads", z, y, EXACT)
+        for name, one, two in zip(leaves, gradients(case, z, after, leaves), truth, strict=True):
+            demand_close(f"{product}: gradient by {name}", one, two, GRADIENT)
+        cut += any(relative(one, two) > 1e-6 for one, two in zip(whole, truth, strict=True))
+    assert len(some) >= 30
+    assert cut > len(some) // 2  # the first order is another one, where a gradient depends on the memory
 
 
 @pytest.mark.soak

@@ -109,14 +109,16 @@ class WrittenRule:
         self._product, self._rule, self._params = product, rule, params
         self.nearest = float("inf")  # distance of the nearest point without a second derivative that was met
 
-    def run(self, tokens: Tokens, state: State, chunk: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reads after each write, and what is stored at the end by dotted names."""
+    def run(
+        self, tokens: Tokens, state: State, chunk: int | None = None, *, detach: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reads after each write, and what is stored at the end by dotted names; `detach`: anchors are constants."""
         stored, momenta = dict(state.memory), dict(state.get("momentum", {}))
         anchor, reads = dict(stored), []
         for t in range(tokens.q.shape[2]):
             token = tokens.map(lambda one, at=t: one[:, :, at : at + 1])  # type: ignore[misc]
             if chunk is None or t % chunk == 0:
-                anchor = dict(stored)
+                anchor = {name: one.detach() if detach else one for name, one in stored.items()}
             stored, momenta = self._written(token, stored, momenta, anchor)
             shown = {name: self._projected(one) for name, one in stored.items()}
             if chunk is None or (t + 1) % chunk == 0:
