@@ -58,6 +58,8 @@ class RampPair:
                 "float32",
                 run=lambda where, given=(x, keep, dy): self._run(where, *given),
                 truth=lambda given=(x, keep, dy): _truth(*given),
+                length=length,
+                width=1,
             )
 
     def _kernel(self, symbol: str) -> Kernel:

@@ -52,11 +52,11 @@ def test_a_clean_pair_passes_every_check(check: str) -> None:
     assert _fault(RampPair(), check) is None
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_every_planted_fault_is_found_with_its_place(fault: Fault, tmp_path: Path) -> None:
     planted = RampPair(fault.plant(RAMP, tmp_path))
     found = {check: text for check in fault.found_by if (text := _fault(planted, check))}
-    assert found, fault.name
+    assert found, fault.kind
     assert all(text.startswith(str(tmp_path / "ramp.cu:")) for text in found.values()), found
 
 
@@ -76,8 +76,19 @@ def test_a_race_names_both_lines(tmp_path: Path) -> None:
 
 
 def test_racecheck_alone_sees_blocks_race(tmp_path: Path) -> None:
-    planted = next(fault for fault in FAULTS if fault.name == "race between blocks").plant(RAMP, tmp_path)
+    planted = next(fault for fault in FAULTS if fault.kind == "race between blocks").plant(RAMP, tmp_path)
     assert "data race" in str(_fault(RampPair(planted), "race"))
+
+
+@pytest.mark.parametrize("place", ["blockIdx.x * 256 + threadIdx.x", "blockIdx.x / 2 * 256 + threadIdx.x"])
+def test_racecheck_takes_more_blocks_than_thread_sanitizer_holds_fibers(place: str, tmp_path: Path) -> None:
+    kernel, out = _kernel(tmp_path, f"out[{place}] = (float)blockIdx.x;"), torch.zeros(40 * 256)
+    racecheck = ProgramLauncher("thread", ("ascending",), child.Limits(memory_mib=None))
+    if "/ 2" not in place:
+        racecheck.launch(kernel, (40, 1, 1), (256, 1, 1), [InOut(out)])
+        return
+    with pytest.raises(KernelError, match=r"k\.cu:3: data race"):
+        racecheck.launch(kernel, (40, 1, 1), (256, 1, 1), [InOut(out)])
 
 
 def test_lines_are_right_after_a_branch_that_was_skipped(tmp_path: Path) -> None:
@@ -108,7 +119,7 @@ def test_includes_that_go_round_in_a_circle_end(once: str, tmp_path: Path) -> No
 
 
 def test_a_divergent_barrier_names_both_lines(tmp_path: Path) -> None:
-    planted = next(fault for fault in FAULTS if fault.name == "barrier in both branches").plant(RAMP, tmp_path)
+    planted = next(fault for fault in FAULTS if fault.kind == "barrier in both branches").plant(RAMP, tmp_path)
     text = _fault(RampPair(planted), "numbers")
     assert text is not None
     found = re.search(r"divergent __syncthreads: line (\d+) vs (\d+) \(thread \d+\)", text)

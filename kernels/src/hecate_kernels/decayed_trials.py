@@ -1,6 +1,9 @@
-"""Cases of the op `decayed_linear` and their truth: its defining sums in float64, by autograd."""
+"""Cases of the op `decayed_linear` and their truth: its defining sums in float64, by autograd.
 
-import itertools
+The op sees one chunk; a longer text is walked chunk by chunk, the stored matrices handed on and, backwards, their
+gradient.
+"""
+
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -9,96 +12,116 @@ import torch
 from torch import Tensor
 
 from hecate_core.api import DecayedLinearPair, Decays, Reads
-from hecate_kernels.pair import Launcher, Outputs, Trial
+from hecate_kernels.pair import Launcher, Trial
+from hecate_kernels.trials import DTYPES, Draw, Given, called, gradients, product, trial
 
-NAMES = ("q", "u", "x", "stored", "reach", "reads", "ends", "carry")
+CHUNK = 64
+NAMES = (*Reads._fields, *Decays._fields)
 
 
 class _Case(NamedTuple):
-    tokens: int
-    key_width: int
-    value_width: int
-    parts: int
+    length: int
+    width: int
     dtype: torch.dtype
+    view: bool
+    parts: int
+    values: int
     seed: int
 
     @property
     def name(self) -> str:
-        made = "momentum" if self.parts == 2 else "no momentum"
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{made}, chunk {self.tokens}, {self.value_width} x {self.key_width}, {dtype}"
+        made, laid = ("momentum" if self.parts == 2 else "no momentum"), ", views" * self.view
+        return f"{made}, T {self.length}, {self.values} x {self.width}, {called(self.dtype)}{laid}"
+
+    @property
+    def chunks(self) -> list[int]:
+        """Tokens of each."""
+        return [min(CHUNK, self.length - first) for first in range(0, self.length, CHUNK)]
 
 
 def trials(pair: Callable[[Launcher], DecayedLinearPair], thorough: bool) -> Iterable[Trial]:
-    """A covering set: every chunk, shape, dtype and number of parts occurs; or the full product."""
+    """A covering set: every length, shape, dtype, layout and number of parts occurs; or the full product."""
     for case in _cases(thorough):
-        flat, d_y, d_end = _inputs(case)
-        yield Trial(
-            case.name,
-            str(case.dtype).removeprefix("torch."),
-            run=partial(_run, pair, flat, d_y, d_end),
-            truth=partial(_truth, flat, d_y, d_end, torch.float64),
-            single=partial(_truth, flat, d_y, d_end, torch.float32),
-            quick=case.key_width * case.value_width <= 64 * 64,
+        given, back = _inputs(case)
+        yield trial(
+            case,
+            partial(_run, pair, given, back),
+            (_sums, given, back),
+            quick=case.length <= 64 and case.width * case.values <= 64 * 64,
         )
 
 
 def _cases(thorough: bool) -> Iterator[_Case]:
-    dtypes = (torch.float32, torch.bfloat16)
+    float32, bfloat16 = DTYPES
     if thorough:
-        shapes = ((16, 16), (64, 64), (100, 100), (128, 128), (64, 256), (256, 64))
-        product = itertools.product((1, 7, 16, 63, 64), shapes, (1, 2), dtypes)
-        for seed, (count, widths, parts, dtype) in enumerate(product):
-            if widths[0] < 256 or dtype is torch.bfloat16 or count <= 16:
-                yield _Case(count, *widths, parts, dtype, seed)
+        every = [(*size, parts, size[1]) for size in product() for parts in (1, 2)]
+        tall = [(64, 256, bfloat16, True, parts, 64) for parts in (1, 2)] + [(16, 256, float32, False, 2, 64)]
+        wide = [(64, 64, dtype, True, parts, 256) for dtype in DTYPES for parts in (1, 2)]
+        yield from (_Case(*one, seed) for seed, one in enumerate(every + tall + wide))
         return
-    float32, bfloat16 = dtypes
     rows = [
-        (1, 16, 16, 2, float32),
-        (7, 64, 64, 2, bfloat16),
-        (31, 16, 48, 2, float32),
-        (64, 64, 16, 1, bfloat16),
-        (16, 100, 128, 1, float32),
+        (1, 16, float32, False, 2, 16),
+        (7, 64, bfloat16, True, 2, 64),
+        (31, 16, float32, True, 2, 48),
+        (63, 16, float32, False, 2, 16),
+        (64, 64, bfloat16, False, 1, 16),
+        (100, 100, float32, True, 1, 128),
+        (257, 128, bfloat16, True, 2, 16),
     ]
     yield from (_Case(*row, seed) for seed, row in enumerate(rows))
 
 
-def _inputs(case: _Case) -> tuple[list[Tensor], Tensor, Tensor]:
-    batch, heads = lead = (1, 2)
-    generator = torch.Generator().manual_seed(case.seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(batch, heads, *shape, generator=generator)
-
-    q, x = (torch.nn.functional.normalize(normal(case.tokens, case.key_width), dim=-1) for _ in range(2))
-    u, d_y = (normal(case.tokens, case.value_width) for _ in range(2))
-    stored, d_end = (normal(case.parts, case.value_width, case.key_width) for _ in range(2))
-    shares = [torch.rand(*lead, *shape, generator=generator) for shape in _decay_shapes(case)]
-    shares[0] = shares[0].tril()
-    tokens = [one.transpose(1, 2).contiguous().transpose(1, 2).to(case.dtype) for one in (q, u, x)]
-    return [*tokens, stored, *shares], d_y.to(case.dtype), d_end
-
-
-def _decay_shapes(case: _Case) -> list[tuple[int, int]]:
-    return [(case.tokens, case.tokens), (case.tokens, case.parts), (case.tokens, case.parts), (case.parts, case.parts)]
+def _inputs(case: _Case) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
+    """Operands and decays, `reach` within each token's chunk, the first matrices, and the gradients that come back."""
+    draw, stored = Draw.of(case.seed, case.view), (case.parts, case.values, case.width)
+    given = {
+        "q": draw.laid(draw.unit(case.length, case.width), case.dtype),
+        "u": draw.laid(draw.normal(case.length, case.values), case.dtype),
+        "x": draw.laid(draw.unit(case.length, case.width), case.dtype),
+        "reach": torch.cat([draw.uniform(one, min(CHUNK, case.length)).tril() for one in case.chunks], 2),
+        "reads": draw.uniform(case.length, case.parts),
+        "ends": draw.uniform(case.length, case.parts),
+        "carry": draw.uniform(len(case.chunks), case.parts, case.parts),
+        "stored": draw.normal(*stored),
+    }
+    back = {"y": draw.laid(draw.normal(case.length, case.values), case.dtype), "stored": draw.normal(*stored)}
+    return dict(given), back
 
 
-def _run(
-    pair_on: Callable[[Launcher], DecayedLinearPair], flat: list[Tensor], d_y: Tensor, d_end: Tensor, where: Launcher
-) -> Outputs:
-    pair = pair_on(where)
-    y, end, saved = pair.forward(Reads._make(flat[:3]), flat[3], Decays._make(flat[4:]))
-    reads, d_stored, decays = pair.backward(saved, d_y, d_end)
-    grads = dict(zip(NAMES, (*reads, d_stored, *decays), strict=True))
-    return {"y": y, "end": end, **{f"d_{name}": one for name, one in grads.items()}}
+def _chunks(given: Given) -> Iterator[tuple[Reads, Decays]]:
+    """The op's arguments chunk by chunk, as views."""
+    length = given["q"].shape[2]
+    for first in range(0, length, CHUNK):
+        some = slice(first, min(first + CHUNK, length))
+        reach = given["reach"][:, :, some, : some.stop - first]
+        decays = Decays(
+            reach, given["reads"][:, :, some], given["ends"][:, :, some], given["carry"][:, :, first // CHUNK]
+        )
+        yield Reads(*(given[name][:, :, some] for name in Reads._fields)), decays
 
 
-def _truth(flat: list[Tensor], d_y: Tensor, d_end: Tensor, dtype: torch.dtype) -> Outputs:
-    held = [one.detach().to(dtype, copy=True).requires_grad_() for one in flat]
-    q, u, x, stored, reach, reads, ends, carry = held
-    answers = torch.einsum("bhtk,bhjvk,bhtj->bhtv", q, stored, reads)
-    y = answers + torch.einsum("bhti,bhik,bhtk,bhiv->bhtv", reach.tril(), x, q, u)
-    end = torch.einsum("bhji,bhivk->bhjvk", carry, stored) + torch.einsum("bhtj,bhtv,bhtk->bhjvk", ends, u, x)
-    torch.autograd.backward([y, end], [d_y.to(dtype), d_end.to(dtype)])
-    grads = {f"d_{name}": one.grad for name, one in zip(NAMES, held, strict=True) if one.grad is not None}
-    return {"y": y.detach(), "end": end.detach(), **grads}
+def _run(pair_on: Callable[[Launcher], DecayedLinearPair], given: Given, back: Given, where: Launcher) -> Given:
+    pair, stored, walked = pair_on(where), given["stored"], []
+    for reads, decays in _chunks(given):
+        y, stored, saved = pair.forward(reads, stored, decays)
+        walked.append((y, saved))
+    found = {"y": torch.cat([y for y, _ in walked], 2), "stored": stored}
+    later, d_stored, grads = back["y"].split([y.shape[2] for y, _ in walked], 2), back["stored"], []
+    for (_, saved), d_y in zip(reversed(walked), reversed(later), strict=True):
+        by_reads, d_stored, by_decays = pair.backward(saved, d_y, d_stored)
+        wide = given["reach"].shape[3] - by_decays.reach.shape[3]
+        reach = torch.nn.functional.pad(by_decays.reach, (0, wide))
+        grads.append((*by_reads, *by_decays._replace(reach=reach, carry=by_decays.carry.unsqueeze(2))))
+    joined = {name: torch.cat(parts[::-1], 2) for name, parts in zip(NAMES, zip(*grads, strict=True), strict=True)}
+    return found | gradients(joined | {"stored": d_stored})
+
+
+def _sums(**given: Tensor) -> Given:
+    stored, answers = given["stored"], []
+    for (q, u, x), (reach, reads, ends, carry) in _chunks(given):
+        answers.append(
+            torch.einsum("bhtk,bhjvk,bhtj->bhtv", q, stored, reads)
+            + torch.einsum("bhti,bhik,bhtk,bhiv->bhtv", reach.tril(), x, q, u)
+        )
+        stored = torch.einsum("bhji,bhivk->bhjvk", carry, stored) + torch.einsum("bhtj,bhtv,bhtk->bhjvk", ends, u, x)
+    return {"y": torch.cat(answers, 2), "stored": stored}

@@ -22,6 +22,7 @@ SCHEDULES = ("ascending", "descending", "random-1", "random-2", "greedy-up", "gr
 """Orders in which runnable threads go on; greedy ones let a warp run to its next barrier first."""
 
 SHARED_LIMIT = max(SHARED_LIMITS.values())
+MOST_BLOCKS = 3  # they run one after the other; so few have to use their memory again, and meet at any stride
 
 _ADDRESS_OPTIONS = "detect_leaks=0:exitcode=23:detect_stack_use_after_return=0:hard_rss_limit_mb=4096"
 _THREAD_OPTIONS = "exitcode=24:halt_on_error=1:report_thread_leaks=0:history_size=4:memory_limit_mb=4096"
@@ -33,6 +34,7 @@ class HostLauncher:
     """Runs kernels in this process; for sources that have passed `hecate kernels check`."""
 
     name = "host"
+    most_blocks = MOST_BLOCKS
 
     def __init__(self, schedule: str = "ascending") -> None:
         self._schedule = SCHEDULES.index(schedule)
@@ -62,6 +64,8 @@ class ProgramLauncher:
 
     Every launch runs under all `schedules` from the same inputs, and the results must be the same bits.
     """
+
+    most_blocks = MOST_BLOCKS
 
     def __init__(
         self, flavour: str = "plain", schedules: Sequence[str] = SCHEDULES, limits: child.Limits | None = None

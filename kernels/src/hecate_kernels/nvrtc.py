@@ -61,6 +61,7 @@ class NvrtcLauncher:
     """Runs kernels on the GPU that holds the tensors."""
 
     name = "nvrtc"
+    most_blocks = 1024
 
     def __init__(self, driver: Driver | None = None, cache: "ProgramCache | None" = None) -> None:
         self._driver = driver

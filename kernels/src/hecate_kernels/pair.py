@@ -62,6 +62,7 @@ class Launcher(Protocol):
     """One place where kernels run."""
 
     name: str
+    most_blocks: int  # that a kernel which walks its work asks for
 
     def shared_limit(self, like: Tensor) -> int:
         """Bytes of shared memory that a block may have where this tensor lives."""
@@ -117,6 +118,8 @@ class KernelPair:
         factory=lambda: {"float32": FLOAT32, "bfloat16": BFLOAT16},
     )
     deterministic: bool = True  # False: sums by atomics, whose order a schedule may change
+    has_tokens: bool = True  # False: the op knows no tokens, so no lengths
+    has_state: bool = True  # False: nothing is carried from call to call
 
     @property
     def symbols(self) -> tuple[str, str]:
@@ -138,7 +141,8 @@ class Trial:
     """One numeric case of a pair; gradients are the outputs whose names start with `d_`.
 
     `run` launches the pair; `truth` gives the same names in float64; `single`, if given, is the float32
-    reference: where its own error is larger than the tolerance, three times that error is allowed.
+    reference: where its own error is larger than the tolerance, three times that error is allowed. A carried state
+    and its gradient go by one name, such as `memory` and `d_memory`.
     """
 
     name: str
@@ -147,6 +151,10 @@ class Trial:
     truth: Callable[[], Outputs]
     single: Callable[[], Outputs] | None = None
     quick: bool = True  # also for the sanitizers, which are slow: few blocks, few tokens
+    length: int = 0  # tokens
+    width: int = 0  # head size, of keys
+    view: bool = False  # operands do not lie together
+    heavy: bool = False  # takes minutes under ThreadSanitizer, which leaves it out
 
 
 class CheckedPair(Protocol):

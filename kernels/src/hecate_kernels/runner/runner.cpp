@@ -68,6 +68,7 @@ const char* const schedule_names[schedule_count] = {"ascending", "descending", "
 
 namespace {
 
+constexpr size_t most_identities = 2048;  // alive at once under TSan, which slows down with them and ends at 8,000
 constexpr unsigned lanes = 32;
 constexpr unsigned payload_words = 8;
 constexpr size_t stack_bytes = 256 * 1024;
@@ -119,7 +120,7 @@ struct World {
     std::vector<unsigned char*> stacks, old_stacks;
     std::vector<Warp> warps;
     std::vector<Shared> shared;
-    std::vector<void*> retired;  // TSan identities must outlive the launch, or races between blocks hide
+    std::vector<void*> retired;  // TSan identities outlive their block, or races between blocks hide
     std::vector<unsigned> order, warp_order;
     size_t carved = 0;
     unsigned waiting = 0, done = 0;
@@ -529,6 +530,12 @@ bool copy_next(unsigned groups_in_flight, Copy* due) {
     return false;
 }
 
+// Blocks that ran before are then seen by chance only: a new thread may have the identity of an old one.
+void forget_identities() {
+    for (void* fiber : world.retired) __tsan_destroy_fiber(fiber);
+    world.retired.clear();
+}
+
 const char* run(const Launch& launch) {
     world.launch = launch;
     world.failed = false;
@@ -553,12 +560,12 @@ const char* run(const Launch& launch) {
     for (unsigned i = 0; i < blocks && !world.failed; ++i) {
         const unsigned b = block_order[i];
         world.blocks = i;
+        if (world.retired.size() + count > most_identities) forget_identities();
         run_block({b % launch.grid.x, b / launch.grid.x % launch.grid.y, b / (launch.grid.x * launch.grid.y)});
     }
     current = nullptr;
     acquire(&world.end_token);  // only now: blocks of one launch are not ordered
-    for (void* fiber : world.retired) __tsan_destroy_fiber(fiber);
-    world.retired.clear();
+    forget_identities();
     for (Warp& warp : world.warps)
         for (Rendezvous* meeting : warp.meetings) delete meeting;
     for (Rendezvous* meeting : world.old_meetings) delete meeting;

@@ -18,7 +18,7 @@ from hecate_atlas.trials import trials
 from hecate_core.api import InputError, Tensor, is_shaping
 
 TILE = 32  # columns at a time
-MOST_BLOCKS, MOST_SPACE = 1024, 1 << 29  # blocks and bytes of workspace of one launch
+MOST_SPACE = 1 << 29  # bytes of workspace of one launch
 WIDEST = 256  # of the small side
 KERNELS = KernelPair(
     op="newton_schulz",
@@ -26,6 +26,8 @@ KERNELS = KernelPair(
     forward="newton_schulz_forward",
     backward="newton_schulz_backward",
     head_sizes=(1, 1 << 16),
+    has_tokens=False,
+    has_state=False,
     budgets={
         name: Budget(registers=255, shared_bytes=0) for name in ("newton_schulz_forward", "newton_schulz_backward")
     },
@@ -147,7 +149,7 @@ class NewtonSchulzKernels:
             return
         shape = _Shape.fitting(matrix, steps, backward, self._where.shared_limit(matrix))
         count = matrix.shape[0]
-        blocks = min(count, MOST_BLOCKS, max(1, MOST_SPACE // (4 * max(1, shape.workspace))))
+        blocks = min(count, self._where.most_blocks, max(1, MOST_SPACE // (4 * max(1, shape.workspace))))
         space = matrix.new_empty(max(1, blocks * shape.workspace), dtype=torch.float32)
         weights = [np.float32(one) for one in COEFFICIENTS[coefficients]]
         self._where.launch(

@@ -7,13 +7,15 @@ import torch
 
 from hecate_core.api import CompositionError, Tensor
 from hecate_miras.linked import Linked
+from hecate_miras.linked_linear import OpLink
+from hecate_miras.links import LinkOption
 
-# potential: (where its weights live, whether every real start has coordinates)
+# potential: (where its weights live, whether every real start has coordinates, the kind of its link)
 POTENTIALS = {
-    "square": ("real", True),
-    "entropy": ("positive", False),
-    "logistic": ("unit interval", False),
-    "hypentropy": ("real", True),
+    "square": ("real", True, ""),
+    "entropy": ("positive", False, "exponential"),
+    "logistic": ("unit interval", False, "logistic"),
+    "hypentropy": ("real", True, "sinh"),
 }
 
 
@@ -30,18 +32,11 @@ class Bregman(Linked):
             raise CompositionError(f'bregman: potential = "{potential}"; expected {", ".join(POTENTIALS)}')
         if not scale > 0.0:
             raise CompositionError(f"bregman: scale = {scale}; expected a number > 0")
-        self._potential, self._scale = potential, scale
-        self.domain, invertible = POTENTIALS[potential]
-        super().__init__(self._weights, self._coordinates if invertible else None, decay=decay)
+        self._scale = scale
+        self.domain, invertible, kind = POTENTIALS[potential]
+        super().__init__(OpLink(LinkOption(kind, scale)), self._coordinates if invertible else None, decay=decay)
         if potential == "square":
             self.link = self.inverse = None
-
-    def _weights(self, stored: Tensor) -> Tensor:
-        if self._potential == "entropy":
-            return stored.exp()
-        if self._potential == "logistic":
-            return torch.sigmoid(stored)
-        return self._scale * torch.sinh(stored)
 
     def _coordinates(self, weights: Tensor) -> Tensor:
         return torch.asinh(weights / self._scale)

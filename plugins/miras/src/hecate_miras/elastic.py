@@ -3,17 +3,10 @@
 Spec: specs/knobs/elastic-ftrl.md and elastic-proximal.md. Limit: threshold 0 is plain decay.
 """
 
-import math
-
-import torch
-
-from hecate_core.api import CompositionError, Float, ScalarDecay, Tensor
+from hecate_core.api import CompositionError, ScalarDecay, Tensor
 from hecate_miras.linked import Linked
-
-
-def soft(weights: Float[Tensor, "..."], threshold: float) -> Float[Tensor, "..."]:
-    """sign(w) max(|w| - threshold, 0); its slope is 1 where an entry survives, 0 elsewhere, the kink included."""
-    return torch.where(weights.abs() > threshold, weights - threshold * weights.sign(), 0.0)
+from hecate_miras.linked_linear import OpLink
+from hecate_miras.links import LinkOption, soft
 
 
 class ElasticFTRL(Linked):
@@ -26,13 +19,9 @@ class ElasticFTRL(Linked):
     def __init__(self, *, threshold: float = 0.01, smooth: bool = False, decay: bool = True) -> None:
         if not threshold >= 0.0 or (smooth and threshold == 0.0):
             raise CompositionError(f"elastic-ftrl: threshold = {threshold}; expected a number >= 0 (> 0 with smooth)")
-        self._threshold, self._smooth = threshold, smooth
-        super().__init__(self._weights, None if smooth else self._evidence, decay=decay)
-
-    def _weights(self, stored: Tensor) -> Tensor:
-        if self._smooth:
-            return stored * torch.atan(stored / self._threshold).abs() * (2.0 / math.pi)
-        return soft(stored, self._threshold)
+        self._threshold = threshold
+        link = OpLink(LinkOption("arctan" if smooth else "soft", threshold))
+        super().__init__(link, None if smooth else self._evidence, decay=decay)
 
     def _evidence(self, weights: Tensor) -> Tensor:
         return weights + self._threshold * weights.sign()

@@ -15,11 +15,11 @@ from hecate_kernels.pair import Argument, Budget, Kernel, KernelPair, Launcher, 
 
 from hecate_core.api import InputError, Tensor, is_shaping
 from hecate_miras.linked_linear import LinkedReads
-from hecate_miras.links import AXES, KINDS, LinkOption
+from hecate_miras.links import KINDS, LinkOption
 from hecate_miras.trials import trials
 
 STEP = "linked_step"  # the forward of a single update
-MOST_BLOCKS, MOST_SPACE = 1024, 1 << 29  # blocks and bytes of workspace of one launch
+MOST_SPACE = 1 << 29  # bytes of workspace of one launch
 GROUPS = 4  # of tokens in the backward, each with gradients of its own that are added up; no more, they cost memory
 KERNELS = KernelPair(
     op="linked_linear",
@@ -27,6 +27,7 @@ KERNELS = KernelPair(
     forward="linked_forward",
     backward="linked_backward",
     head_sizes=(1, 1024),
+    has_state=False,  # what is stored goes on through `decayed_linear`
     budgets={
         name: Budget(registers=255, shared_bytes=0) for name in ("linked_forward", "linked_backward", "linked_step")
     },
@@ -55,7 +56,7 @@ class _Shape(NamedTuple):
     @classmethod
     def of(cls, widths: tuple[int, int, int, int], element: torch.dtype, link: LinkOption, limit: int) -> "_Shape":
         """The same from numbers: keys, values, chunk, stored matrices."""
-        exponent = 1.0 if link.kind in AXES else link.exponent
+        exponent = link.exponent if link.kind in ("printed", "powered") else 1.0
         shapes = [cls(*widths, element, link.kind, exponent, near) for near in (2, 1, 0)]
         return next(one for one in shapes if one.shared_bytes <= limit or one is shapes[-1])
 
@@ -165,7 +166,7 @@ class LinkedKernels:
         items = batch * heads * groups
         if items == 0 or count == 0:
             return
-        blocks = min(items, MOST_BLOCKS, max(1, MOST_SPACE // (4 * max(1, shape.workspace))))
+        blocks = min(items, self._where.most_blocks, max(1, MOST_SPACE // (4 * max(1, shape.workspace))))
         space = reads.stored.new_empty(max(1, blocks * shape.workspace))
         numbers = [np.int32(one) for one in (batch * heads, groups, count, reads.u.shape[2])]
         self._where.launch(

@@ -2,9 +2,10 @@
 // the evidence of one token at a time, A_t = sum_j shares_tj Z_j + sum_i reach_ti u_i x_i^T, and goes on to the next.
 //
 // Compile-time constants: HEAD_K, HEAD_V, CHUNK (updates, padded), PARTS (stored matrices Z), THREADS, ELEMENT, FORWARD,
-// STEP, LINK (below), EXPONENT (of the last two), NEAR (2: all in shared memory; 1: the evidence in the block's
-// workspace; 0: updates and inputs too). `level` is the mass of the first three, the floor of the last two.
-// Sums in fp32, no atomics. Equations: specs/knobs/kl.md, lq.md and specs/forms/linearised.md, Eq. 11.
+// STEP, LINK (below), EXPONENT (of norms), NEAR (2: all in shared memory; 1: the evidence in the block's
+// workspace; 0: updates and inputs too). `level` is the mass of the first three, the floor of the next two, the scale
+// or threshold of the rest. Sums in fp32, no atomics. Equations: specs/knobs/kl.md, lq.md, bregman.md, elastic-ftrl.md
+// and specs/forms/linearised.md, Eq. 11.
 #include "hecate_device.cuh"
 
 #include "hecate/reductions.cuh"
@@ -12,15 +13,18 @@
 
 using E = ELEMENT;
 
-enum Link { column_shares, row_shares, all_shares, printed, powered };  // the order of hecate_miras.links.KINDS
+enum Link {  // the order of hecate_miras.links.KINDS; from `exponential` on every entry by itself
+    column_shares, row_shares, all_shares, printed, powered, exponential, logistic, hyperbolic, soft, arctangent
+};
 constexpr Link link = static_cast<Link>(LINK);
+constexpr bool by_entry = link >= exponential;
 constexpr bool simplex = link == column_shares || link == row_shares || link == all_shares;
 constexpr int C = CHUNK, V = (HEAD_V + 15) / 16 * 16, K = (HEAD_K + 15) / 16 * 16;  // padded with zeros
 constexpr int ld_v = V + 1, ld_k = K + 1, warps = THREADS / 32;
 constexpr int evidence = V * ld_k, texts = C * (2 * ld_v + ld_k);                    // floats of one block
 constexpr int workspace = (NEAR < 2 ? evidence : 0) + (NEAR < 1 ? texts : 0);
 constexpr long long matrix = (long long)HEAD_V * HEAD_K;
-constexpr float lowest = -3.4028235e38f;
+constexpr float lowest = -3.4028235e38f, per_turn = 0.63661977f;                     // 2 / pi
 
 // What a block works on; `a` is evidence, then shares or ratios to the norm, then the adjoint of the evidence.
 struct Work {
@@ -113,9 +117,10 @@ __device__ __forceinline__ void share_out(float* first, int step, int count, flo
     for (int i = lane; i < count; i += 32) first[i * step] = scale * expf(first[i * step] - largest);
 }
 
-// Evidence becomes shares of the mass, or ratios to its norm, which is returned. Ends with a barrier.
+// Evidence becomes shares of the mass, or ratios to its norm, which is returned, or stays. Ends with a barrier.
 __device__ __forceinline__ float measure(const Work& w, float level) {
     float size = level;
+    if (by_entry) return size;
     if (link == column_shares) {
         for (int k = threadIdx.x / 32; k < HEAD_K; k += warps) share_out(w.a + k, ld_k, HEAD_V, level);
     } else if (link == row_shares) {
@@ -138,15 +143,32 @@ __device__ __forceinline__ float measure(const Work& w, float level) {
 }
 
 // A weight is `factor` times `shape` of what `measure` left.
-__device__ __forceinline__ float shape(float a) { return link == powered ? signed_power(a, EXPONENT - 1.0f) : a; }
+__device__ __forceinline__ float shape(float a, float level) {
+    if (link == powered) return signed_power(a, EXPONENT - 1.0f);
+    if (link == exponential) return expf(a);
+    if (link == logistic) return 1.0f / (1.0f + expf(-a));
+    if (link == hyperbolic) return level * sinhf(a);
+    if (link == soft) return fabsf(a) > level ? a - copysignf(level, a) : 0.0f;
+    if (link == arctangent) return a * fabsf(atanf(a / level)) * per_turn;
+    return a;
+}
 __device__ __forceinline__ float factor(float size) {
-    return simplex ? 1.0f : link == powered ? size : powf(size, 3.0f - EXPONENT);
+    return simplex || by_entry ? 1.0f : link == powered ? size : powf(size, 3.0f - EXPONENT);
+}
+
+// The derivative of a `shape` of one entry.
+__device__ __forceinline__ float slope(float a, float level) {
+    if (link == exponential) return expf(a);
+    if (link == logistic) return 1.0f / ((1.0f + expf(-a)) * (1.0f + expf(a)));
+    if (link == hyperbolic) return level * coshf(a);
+    if (link == soft) return fabsf(a) > level ? 1.0f : 0.0f;
+    return (fabsf(atanf(a / level)) + fabsf(a) * level / (level * level + a * a)) * per_turn;
 }
 
 // The sum over a row of shapes times the query, on every lane of the warp.
-__device__ __forceinline__ float read_row(const Work& w, int v) {
+__device__ __forceinline__ float read_row(const Work& w, int v, float level) {
     float sum = 0.0f;
-    for (int k = threadIdx.x % 32; k < HEAD_K; k += 32) sum += shape(w.a[v * ld_k + k]) * w.q[k];
+    for (int k = threadIdx.x % 32; k < HEAD_K; k += 32) sum += shape(w.a[v * ld_k + k], level) * w.q[k];
     return warp_sum(sum);
 }
 
@@ -172,7 +194,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             form(w, stored + g * PARTS * matrix, shares + token * PARTS);
             const float scale = factor(measure(w, level));
             for (int v = threadIdx.x / 32; v < HEAD_V; v += warps) {
-                const float answer = scale * read_row(w, v);
+                const float answer = scale * read_row(w, v, level);
                 if (threadIdx.x % 32 == 0) y[token * HEAD_V + v] = from_float<E>(answer);
             }
             __syncthreads();
@@ -186,18 +208,18 @@ __device__ __forceinline__ void pull_back(const Work& w, float size, float level
     const int lane = threadIdx.x % 32;
     for (int k = threadIdx.x / 32; k < HEAD_K; k += warps) {
         float sum = 0.0f;
-        for (int v = lane; v < HEAD_V; v += 32) sum += shape(w.a[v * ld_k + k]) * w.dy[v];
+        for (int v = lane; v < HEAD_V; v += 32) sum += shape(w.a[v * ld_k + k], level) * w.dy[v];
         sum = warp_sum(sum);
         if (lane == 0) w.by_column[k] = sum;
     }
-    if (link != column_shares)
+    if (link != column_shares && !by_entry)
         for (int v = threadIdx.x / 32; v < HEAD_V; v += warps) {
-            const float sum = read_row(w, v);
+            const float sum = read_row(w, v, level);
             if (lane == 0) w.by_row[v] = sum;
         }
     __syncthreads();
     float whole = 0.0f;
-    if (link != column_shares && link != row_shares) {
+    if (link != column_shares && link != row_shares && !by_entry) {
         for (int v = threadIdx.x; v < HEAD_V; v += THREADS) whole += w.dy[v] * w.by_row[v];
         whole = block_sum(whole, w.scratch);
         if (!simplex && size <= level) whole = 0.0f;  // the norm met its floor
@@ -208,7 +230,8 @@ __device__ __forceinline__ void pull_back(const Work& w, float size, float level
         if (link == column_shares) a *= w.q[k] * (w.dy[v] - w.by_column[k] / level);
         if (link == row_shares) a *= w.dy[v] * (w.q[k] - w.by_row[v] / level);
         if (link == all_shares) a *= direct - whole / level;
-        if (simplex) return;
+        if (by_entry) a = slope(a, level) * direct;
+        if (simplex || by_entry) return;
         const float along = (2.0f - EXPONENT) * whole * signed_power(a, EXPONENT - 1.0f);
         if (link == printed) a = outer * (direct + along);
         if (link == powered) a = a == 0.0f ? 0.0f : (EXPONENT - 1.0f) * power(fabsf(a), EXPONENT - 2.0f) * direct + along;

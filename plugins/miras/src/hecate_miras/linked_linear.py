@@ -5,9 +5,9 @@
 No A_t outlives its own read: the backward forms them again. Spec: specs/forms/linearised.md, Eq. 11.
 """
 
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-import attrs
 import torch
 
 from hecate_core.api import Decays, Float, Reads, Tensor
@@ -116,13 +116,13 @@ class _Linked(torch.autograd.Function):
         return None, None, *pair.backward(LinkedReads._make(ctx.saved_tensors), link, d_y)
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class OpLink:
     """A link of a retention that is an option of the op: maps evidence, and reads through it for `frozen`."""
 
     option: LinkOption
     pair: LinkedLinearPair = REFERENCE
-    op = "linked_linear"
+    op: ClassVar[str] = "linked_linear"
 
     def __call__(self, stored: Float[Tensor, "... V K"]) -> Float[Tensor, "... V K"]:
         """link(A)."""
@@ -134,4 +134,4 @@ class OpLink:
 
     def on(self, pair: LinkedLinearPair) -> "OpLink":
         """The link as a strategy with a pair for `op` takes it."""
-        return attrs.evolve(self, pair=pair)
+        return replace(self, pair=pair)

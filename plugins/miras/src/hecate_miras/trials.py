@@ -7,114 +7,116 @@ from typing import Any
 
 import attrs
 import torch
-from hecate_kernels.pair import Launcher, Outputs, Trial
-from torch.nn.functional import normalize
+from hecate_kernels.pair import Launcher, Trial
+from hecate_kernels.trials import DTYPES, Draw, Given, called, gradients, product, trial
 
 from hecate_core.api import Tensor
 from hecate_miras.linked_linear import LinkedReads
-from hecate_miras.links import KINDS, LinkOption, linked
+from hecate_miras.links import ENTRIES, LinkOption, linked
 
-LEVELS = {"column": 4.0, "row": 1.0, "all": 16.0, "printed": 1e-6, "powered": 1e-6}
-EXPONENTS = (4.0, 4.0 / 3.0)
+FOUR, THIRD = 4.0, 4.0 / 3.0
+LINKS = {  # by what cases call them; levels with which evidence of a few units neither vanishes nor explodes
+    "column": LinkOption("column", 4.0),
+    "row": LinkOption("row", 1.0),
+    "all": LinkOption("all", 16.0),
+    "printed of q 4": LinkOption("printed", 1e-6, FOUR),
+    "printed of q 4/3": LinkOption("printed", 1e-6, THIRD),
+    "powered of q 4": LinkOption("powered", 1e-6, FOUR),
+    "powered of q 4/3": LinkOption("powered", 1e-6, THIRD),
+    **{kind: LinkOption(kind, 0.2) for kind in ENTRIES},
+}
 
 
 @attrs.frozen
 class _Case:
-    count: int
-    group: int  # updates per read
-    keys: int
-    values: int
-    parts: int
+    length: int
+    width: int
     dtype: torch.dtype
-    kind: str
-    exponent: float
+    view: bool
+    values: int
+    link: str
+    parts: int
     seed: int
-
-    @property
-    def link(self) -> LinkOption:
-        return LinkOption(self.kind, LEVELS[self.kind], self.exponent)
+    group: int = 1  # updates per read
 
     @property
     def name(self) -> str:
-        more = f" of q {self.exponent:.2f}" * (self.kind in ("printed", "powered")) + ", momentum" * (self.parts == 2)
-        dtype = str(self.dtype).removeprefix("torch.")
-        groups = f" of {self.group} updates" * (self.group > 1)
-        return f"{self.kind}{more}, chunk {self.count}{groups}, {self.values} x {self.keys}, {dtype}"
+        groups = f" of {self.group} updates" * (self.group > 1) + ", momentum" * (self.parts == 2)
+        size = f"T {self.length}{groups}, {self.values} x {self.width}"
+        return f"{self.link}, {size}, {called(self.dtype)}{', views' * self.view}"
 
 
 def trials(pair: Callable[[Launcher], Any], thorough: bool) -> Iterable[Trial]:
-    """A covering set: every chunk, size, dtype, link and number of stored matrices occurs; or the full product."""
-    for case in _cases(thorough):
-        reads, d_y = _inputs(case)
-        yield Trial(
-            case.name,
-            str(case.dtype).removeprefix("torch."),
-            run=partial(_run, pair, reads, case.link, d_y),
-            truth=partial(_truth, reads, case.link, d_y, torch.float64),
-            single=partial(_truth, reads, case.link, d_y, torch.float32),
-            quick=case.count <= 5 and case.keys * case.values <= 64 * 16,  # a block per token
+    """A covering set: every length, size, dtype, layout, link and number of stored matrices occurs; or the product."""
+    for case in _thorough() if thorough else _covering():
+        given, back = _inputs(case)
+        yield trial(
+            case,
+            partial(_run, pair, LINKS[case.link], given, back),
+            (partial(_sums, LINKS[case.link]), given, back),
+            quick=case.length <= 5 and case.width * case.values <= 64 * 16,
+            heavy=case.length**2 * case.width * case.values > 1 << 25,  # every token forms its evidence
         )
 
 
-def _cases(thorough: bool) -> Iterator[_Case]:
-    float32, bfloat16 = dtypes = (torch.float32, torch.bfloat16)
-    if thorough:
-        sizes = ((16, 16), (64, 64), (100, 100), (128, 128), (16, 64), (64, 16))
-        product = itertools.product((1, 3, 7, 16, 63, 64), sizes, dtypes, KINDS, EXPONENTS)
-        for seed, (count, size, dtype, kind, exponent) in enumerate(product):
-            if kind in ("printed", "powered") or exponent == EXPONENTS[0]:
-                yield _Case(count, 1, *size, 1 + seed % 2, dtype, kind, exponent, seed)
-        return
-    four, third = EXPONENTS
+def _covering() -> Iterator[_Case]:
+    float32, bfloat16 = DTYPES
     rows = [
-        (1, 1, 16, 16, 2, float32, "column", four),
-        (5, 1, 12, 20, 2, float32, "column", four),
-        (5, 1, 20, 12, 1, float32, "powered", four),
-        (3, 2, 16, 16, 1, float32, "row", four),
-        (16, 1, 16, 64, 1, bfloat16, "printed", four),
-        (4, 1, 16, 12, 2, float32, "printed", third),
-        (2, 1, 16, 20, 1, float32, "all", four),
-        (7, 1, 100, 100, 1, float32, "powered", third),
-        (33, 1, 64, 16, 1, bfloat16, "column", four),
-        (2, 1, 128, 128, 1, float32, "printed", four),
+        (1, 16, float32, False, 16, "column", 2),
+        (5, 12, float32, True, 20, "column", 2),
+        (5, 20, float32, True, 12, "powered of q 4", 1),
+        (3, 16, float32, False, 16, "row", 1),
+        (16, 16, bfloat16, True, 64, "printed of q 4", 1),
+        (4, 16, float32, True, 12, "printed of q 4/3", 2),
+        (2, 16, float32, True, 20, "all", 1),
+        (7, 100, float32, False, 100, "powered of q 4/3", 1),
+        (33, 64, bfloat16, True, 16, "column", 1),
+        (2, 128, float32, True, 128, "printed of q 4", 1),
+        (63, 16, bfloat16, False, 16, "exponential", 2),
+        (7, 20, float32, True, 12, "logistic", 1),
+        (64, 16, float32, False, 16, "sinh", 2),
+        (100, 16, float32, True, 20, "soft", 1),
+        (257, 16, float32, False, 16, "arctan", 1),
+        (4, 16, bfloat16, True, 16, "sinh", 1),
     ]
-    yield from (_Case(*row, seed=seed) for seed, row in enumerate(rows))
+    for seed, row in enumerate(rows):
+        yield _Case(*row, seed=seed, group=1 + (row[5] == "row"))
 
 
-def _inputs(case: _Case) -> tuple[LinkedReads, Tensor]:
-    batch, heads = 1, 2
-    random = torch.Generator().manual_seed(case.seed)
-    updates = case.count * case.group
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(batch, heads, *shape, generator=random)
-
-    def share(*shape: int) -> Tensor:
-        return torch.rand(batch, heads, *shape, generator=random)
-
-    q, x = (normalize(normal(count, case.keys), dim=-1) for count in (case.count, updates))
-    u = normal(updates, case.values)
-    q, u, x = (one.transpose(1, 2).contiguous().transpose(1, 2).to(case.dtype) for one in (q, u, x))
-    reach = share(updates, updates).tril()[:, :, case.group - 1 :: case.group]
-    stored = normal(case.parts, case.values, case.keys)
-    reads = LinkedReads(q, u, x, stored, reach, share(case.count, case.parts))
-    return reads, normal(case.count, case.values).to(case.dtype)
+def _thorough() -> Iterator[_Case]:
+    """Every length, size, dtype and layout, links in turn; every link, size and dtype at small lengths."""
+    turns, seeds = itertools.cycle(LINKS), itertools.count()
+    for length, width, dtype, view in product():
+        seed = next(seeds)
+        yield _Case(length, width, dtype, view, width, next(turns), 1 + seed % 2, seed)
+    sizes = ((16, 16), (100, 16), (16, 64), (64, 16))
+    for length, (width, values), dtype, link in itertools.product((1, 3, 16), sizes, DTYPES, LINKS):
+        seed = next(seeds)
+        yield _Case(length, width, dtype, True, values, link, 1 + seed % 2, seed, group=1 + (length == 3))
 
 
-def _run(
-    pair_on: Callable[[Launcher], Any], reads: LinkedReads, link: LinkOption, d_y: Tensor, where: Launcher
-) -> Outputs:
-    pair = pair_on(where)
+def _inputs(case: _Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Reads, updates and shares; the gradient that comes back."""
+    draw, updates = Draw.of(case.seed, case.view), case.length * case.group
+    given = {
+        "q": draw.laid(draw.unit(case.length, case.width), case.dtype),
+        "u": draw.laid(draw.normal(updates, case.values), case.dtype),
+        "x": draw.laid(draw.unit(updates, case.width), case.dtype),
+        "stored": draw.normal(case.parts, case.values, case.width),
+        "reach": draw.uniform(updates, updates).tril()[:, :, case.group - 1 :: case.group],
+        "shares": draw.uniform(case.length, case.parts),
+    }
+    return given, {"y": draw.normal(case.length, case.values).to(case.dtype)}
+
+
+def _run(pair_on: Callable[[Launcher], Any], link: LinkOption, given: Given, back: Given, where: Launcher) -> Given:
+    pair, reads = pair_on(where), LinkedReads(**given)
     y = pair.forward(reads, link)
-    grads = pair.backward(reads, link, d_y)
-    return {"y": y, **{f"d_{name}": one for name, one in grads._asdict().items()}}
+    return {"y": y, **gradients(pair.backward(reads, link, back["y"])._asdict())}
 
 
-def _truth(reads: LinkedReads, link: LinkOption, d_y: Tensor, dtype: torch.dtype) -> Outputs:
-    held = LinkedReads._make(one.detach().to(dtype, copy=True).requires_grad_() for one in reads)
-    evidence = torch.einsum("bhtj,bhjvk->bhtvk", held.shares, held.stored)
-    evidence = evidence + torch.einsum("bhti,bhiv,bhik->bhtvk", held.reach, held.u, held.x)
-    y = (linked(link, evidence) @ held.q.unsqueeze(-1)).squeeze(-1)
-    y.backward(d_y.to(dtype))
-    grads = {f"d_{name}": one.grad for name, one in held._asdict().items() if one.grad is not None}
-    return {"y": y.detach(), **grads}
+def _sums(link: LinkOption, **given: Tensor) -> Given:
+    reads = LinkedReads(**given)
+    evidence = torch.einsum("bhtj,bhjvk->bhtvk", reads.shares, reads.stored)
+    evidence = evidence + torch.einsum("bhti,bhiv,bhik->bhtvk", reads.reach, reads.u, reads.x)
+    return {"y": (linked(link, evidence) @ reads.q.unsqueeze(-1)).squeeze(-1)}

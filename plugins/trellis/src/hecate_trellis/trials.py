@@ -2,132 +2,82 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any
 
-import attrs
 import torch
-from hecate_kernels.pair import Launcher, Outputs, Trial
-from torch.nn.functional import normalize
+from hecate_kernels.pair import Launcher, Trial
+from hecate_kernels.slot_trials import SlotCase, slot_trials
+from hecate_kernels.trials import DTYPES, Draw, product
 
 from hecate_core.api import Tensor
 from hecate_trellis.maps import MAPS
 from hecate_trellis.op import SIDES, TrellisTokens, option_of, options_in
 
-NAMES = ("q", "w", "code", "retain", "write")
-
-
-@attrs.frozen
-class _Case:
-    length: int
-    slots: int
-    width: int
-    dtype: torch.dtype
-    phi: str
-    side: str
-    masked: bool
-    view: bool
-    seed: int
-
-    @property
-    def name(self) -> str:
-        more = ", mask" * self.masked + ", views" * self.view
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.phi}, {self.side}, T {self.length}, {self.slots} slots of {self.width}, {dtype}{more}"
-
 
 def trials(pair: Callable[[Launcher], Any], thorough: bool) -> Iterable[Trial]:
-    """A covering set: every length, size, dtype, map, side and layout occurs; or the full product."""
-    for case in _cases(thorough):
-        tokens, store, d_out, d_end = _inputs(case)
-        option = option_of(case.phi, case.side)
-        yield Trial(
-            case.name,
-            str(case.dtype).removeprefix("torch."),
-            run=partial(_run, pair, tokens, store, option, (d_out, d_end)),
-            truth=partial(_truth, tokens, store, option, (d_out, d_end), torch.float64),
-            single=partial(_truth, tokens, store, option, (d_out, d_end), torch.float32),
-            quick=case.length <= 64 and case.slots <= 16,
-        )
+    """A covering set: every length, size, dtype, map, side and layout occurs; or the product, see `_thorough`."""
+    return slot_trials(_Trellis(), pair, _thorough() if thorough else _covering())
 
 
-def _cases(thorough: bool) -> Iterator[_Case]:
-    float32, bfloat16 = dtypes = (torch.float32, torch.bfloat16)
-    if thorough:
-        sizes = ((16, 16), (64, 64), (100, 100), (128, 128), (16, 64), (64, 16))
-        product = itertools.product((1, 7, 63, 64, 100, 257), sizes, dtypes, MAPS, SIDES)
-        for seed, (length, size, dtype, phi, side) in enumerate(product):
-            yield _Case(length, *size, dtype, phi, side, seed % 3 == 0, seed % 2 == 0, seed)
-        return
+def _covering() -> Iterator[SlotCase]:
+    float32, bfloat16 = DTYPES
     rows = [
-        (1, 16, 16, float32, "silu", "entries", True, False),
-        (7, 128, 128, bfloat16, "silu", "slots", False, True),
-        (63, 6, 16, float32, "ln-silu", "slots", True, True),
-        (63, 6, 16, float32, "silu", "entries", True, False),
-        (64, 16, 64, bfloat16, "identity", "entries", False, False),
-        (100, 16, 16, bfloat16, "softmax", "entries", True, True),
-        (7, 100, 100, float32, "silu", "entries", False, True),
-        (257, 16, 16, float32, "silu", "slots", True, False),
-        (64, 64, 16, float32, "l2-silu", "entries", False, False),
+        (1, 16, 16, float32, False, "silu, entries", True),
+        (7, 128, 128, bfloat16, True, "silu, slots", False),
+        (63, 6, 16, float32, True, "ln-silu, slots", True),
+        (63, 6, 16, float32, False, "silu, entries", True),
+        (64, 16, 64, bfloat16, False, "identity, entries", False),
+        (100, 16, 16, bfloat16, True, "softmax, entries", True),
+        (7, 100, 100, float32, True, "silu, entries", False),
+        (257, 16, 16, float32, False, "silu, slots", True),
+        (64, 64, 16, float32, False, "l2-silu, entries", False),
     ]
-    yield from (_Case(*row, seed=seed) for seed, row in enumerate(rows))
+    yield from (SlotCase(*row, seed=seed) for seed, row in enumerate(rows))
 
 
-def _inputs(case: _Case) -> tuple[TrellisTokens, Tensor, Tensor, Tensor]:
-    """Tokens, the first store, and the gradients that come back."""
-    batch, heads = lead = (1, 2)
-    random = torch.Generator().manual_seed(case.seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(batch, heads, *shape, generator=random)
-
-    def laid(x: Tensor) -> Tensor:
-        return (x.transpose(1, 2).contiguous().transpose(1, 2) if case.view else x).to(case.dtype)
-
-    asked, answered = (case.slots, case.width) if case.side == "entries" else (case.width, case.slots)
-    q, w = (normalize(normal(case.length, one), dim=-1) for one in (asked, case.width))
-    code, d_out = normal(case.length, case.slots), normal(case.length, answered)
-    retain, write = (torch.rand(*lead, case.length, generator=random) for _ in range(2))
-    due = torch.rand(*lead, case.length, generator=random) > 0.3 if case.masked else None
-    if due is not None:
-        due[..., 0] = True
-    tokens = TrellisTokens(laid(q), laid(w), laid(code), 0.8 + 0.2 * retain, 0.3 * write, due)
-    return tokens, normal(case.slots, case.width), laid(d_out), normal(case.slots, case.width)
+def _thorough() -> Iterator[SlotCase]:
+    """Every length, size, dtype, layout and side, maps in turn; every map, side and dtype at small sizes."""
+    turns, seeds = itertools.cycle(MAPS), itertools.count()
+    for (length, width, dtype, view), side in itertools.product(product(), SIDES):
+        seed = next(seeds)
+        yield SlotCase(length, width, width, dtype, view, option_of(next(turns), side), seed % 3 == 0, seed)
+    sizes = ((16, 16), (16, 64), (64, 16))
+    for length, (width, entries), dtype, phi, side in itertools.product((1, 7, 100), sizes, DTYPES, MAPS, SIDES):
+        seed = next(seeds)
+        yield SlotCase(length, width, entries, dtype, True, option_of(phi, side), seed % 3 == 0, seed)
 
 
-def _run(
-    pair_on: Callable[[Launcher], Any],
-    tokens: TrellisTokens,
-    store: Tensor,
-    option: str,
-    back: tuple[Tensor, Tensor],
-    where: Launcher,
-) -> Outputs:
-    pair = pair_on(where)
-    y, end, saved = pair.forward(tokens, store, option)
-    grads, d_store = pair.backward(tokens, saved, option, *back)
-    by_name = {f"d_{name}": one for name, one in zip(NAMES, grads[:5], strict=True)}
-    return {"y": y, "store": end, "d_store": d_store, **by_name}
+class _Trellis:
+    """Queries, writes and codes; the store is anything."""
 
+    tokens = TrellisTokens
+    state = "store"
 
-def _truth(
-    tokens: TrellisTokens, store: Tensor, option: str, back: tuple[Tensor, Tensor], dtype: torch.dtype
-) -> Outputs:
-    """Eq. 1 with the loss itself, differentiated twice by autograd."""
-    phi, turned = options_in(option)
-    held = [one.detach().to(dtype, copy=True).requires_grad_() for one in tokens[:5] if one is not None]
-    q, w, code, retain, write = held
-    first = store.to(dtype, copy=True).requires_grad_()
-    s, reads = first, []
-    for t in range(w.shape[2]):
-        z = (s @ w[:, :, t, :, None]).squeeze(-1)
-        loss = 0.5 * (MAPS[phi].value(z) - code[:, :, t]).square().sum()
-        (u,) = torch.autograd.grad(loss, z, create_graph=True)
-        new = retain[:, :, t, None, None] * s - write[:, :, t, None, None] * u[..., None] * w[:, :, t, None, :]
-        s = new if tokens.due is None else torch.where(tokens.due[:, :, t, None, None], new, s)
-        reads.append(((s.mT if turned else s) @ q[:, :, t, :, None]).squeeze(-1))
-    y = torch.stack(reads, 2)
-    torch.autograd.backward([y, s], [one.to(dtype) for one in back])
-    grads = {f"d_{name}": one.grad for name, one in zip(NAMES, held, strict=True)}
-    found = {"y": y.detach(), "store": s.detach(), "d_store": first.grad, **grads}
-    return {name: one for name, one in found.items() if one is not None}
+    def inputs(self, case: SlotCase, draw: Draw) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
+        turned = options_in(case.option)[1]
+        asked, answered = (case.width, case.entries) if turned else (case.entries, case.width)
+        given: dict[str, Tensor | None] = {
+            "q": draw.laid(draw.unit(case.length, asked), case.dtype),
+            "w": draw.laid(draw.unit(case.length, case.entries), case.dtype),
+            "code": draw.laid(draw.normal(case.length, case.width), case.dtype),
+            "retain": draw.uniform(case.length, low=0.8),
+            "write": draw.uniform(case.length, high=0.3),
+            "due": case.resting(draw),
+            "store": draw.normal(case.width, case.entries),
+        }
+        d_out = draw.laid(draw.normal(case.length, answered), case.dtype)
+        return given, {"y": d_out, "store": draw.normal(case.width, case.entries)}
+
+    def walk(self, option: str, state: Tensor, tokens: TrellisTokens) -> tuple[Tensor, Tensor]:
+        """Eq. 1 with the loss itself, differentiated twice by autograd."""
+        phi, turned = options_in(option)
+        q, w, code, retain, write, due = tokens
+        s, reads = state, []
+        for t in range(w.shape[2]):
+            z = (s @ w[:, :, t, :, None]).squeeze(-1)
+            loss = 0.5 * (MAPS[phi].value(z) - code[:, :, t]).square().sum()
+            (u,) = torch.autograd.grad(loss, z, create_graph=True)
+            new = retain[:, :, t, None, None] * s - write[:, :, t, None, None] * u[..., None] * w[:, :, t, None, :]
+            s = new if due is None else torch.where(due[:, :, t, None, None], new, s)
+            reads.append(((s.mT if turned else s) @ q[:, :, t, :, None]).squeeze(-1))
+        return torch.stack(reads, 2), s
