@@ -43,6 +43,23 @@ def test_gradient_of_the_link_agrees_with_finite_differences(retention: Retentio
     assert torch.autograd.gradcheck(retention.link, (stored,), fast_mode=True)
 
 
+MAPS = [
+    *(one.link for one in [*LINKED, ElasticFTRL()]),
+    ElasticProximal().project,
+    *(lambda stored, one=name: FDivergence(divergence=one).advance(stored.softmax(-2), stored) for name in DIVERGENCES),
+]
+
+
+@pytest.mark.parametrize("number", range(len(MAPS)))
+def test_what_is_no_number_is_not_hidden(number: int) -> None:
+    """A NaN that was stored shows in its matrix, and in no other."""
+    stored = matrix().clone()
+    stored[1, 2, 0] = torch.nan
+    found = MAPS[number](stored)
+    assert bool(found[1].isnan().any())
+    assert bool(found[0].isfinite().all())
+
+
 @pytest.mark.parametrize("retention", LINKED, ids=lambda one: f"{type(one).__name__}-{vars(one).get('domain')}")
 def test_link_and_its_gradient_are_finite_at_zero(retention: Retention) -> None:
     stored = torch.zeros(1, 3, 4, dtype=torch.float64, requires_grad=True)

@@ -148,7 +148,7 @@ __device__ __forceinline__ float shape(float a, float level) {
     if (link == exponential) return expf(a);
     if (link == logistic) return 1.0f / (1.0f + expf(-a));
     if (link == hyperbolic) return level * sinhf(a);
-    if (link == soft) return fabsf(a) > level ? a - copysignf(level, a) : 0.0f;
+    if (link == soft) return fabsf(a) <= level ? 0.0f : a - copysignf(level, a);  // NaN stays NaN
     if (link == arctangent) return a * fabsf(atanf(a / level)) * per_turn;
     return a;
 }

@@ -81,7 +81,7 @@ def slope_by_entry(a: Float[Tensor, "..."], kind: str, level: float) -> Float[Te
 
 def soft(weights: Float[Tensor, "..."], threshold: float) -> Float[Tensor, "..."]:
     """sign(w) max(|w| - threshold, 0); its slope is 1 where an entry survives, 0 elsewhere, the kink included."""
-    return torch.where(weights.abs() > threshold, weights - threshold * weights.sign(), 0.0)
+    return torch.where(weights.abs() <= threshold, 0.0, weights - threshold * weights.sign())  # NaN stays NaN
 
 
 def shares(a: Float[Tensor, "... V K"], over: str, mass: float) -> Float[Tensor, "... V K"]:
