@@ -56,11 +56,13 @@ def clash(structure: Structure, bias: AttentionalBias, retention: Retention, alg
         ),
         (
             algorithm.at == "kept" and elsewhere,
-            "error at the kept memory with a non-linear link: what is kept is not the weights that err",
+            "error at the kept memory with a non-linear link, or a step of the retention's own: "
+            "what is kept is not the weights that err",
         ),
         (
             algorithm.erases and elsewhere,
-            "the algorithm erases what the weights answer, but the retention stores something else than weights",
+            "the algorithm erases what the weights answer, but the retention stores something else than weights, "
+            "or moves them in a way of its own",
         ),
         (
             not (declared(bias, "bounded", True) or structure.linear or decays or curved),
