@@ -128,11 +128,11 @@ def choices(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) ->
     """What runs the ops of a model's memories on a device, in the dtype it computes in; each op once."""
     found: dict[Choice, None] = {}
     for module in model.modules():
-        pair: Any = getattr(module, "pair", None)
-        if isinstance(pair, AutoPair):
-            found[pair.choice(device, dtype, getattr(module, "head_size", 0))] = None
-        elif pair is not None:
-            found[Choice(pair.op, pair.backend, pair.backend, "asked for")] = None
+        for pair in getattr(module, "pairs", ()):
+            if isinstance(pair, AutoPair):
+                found[pair.choice(device, dtype, getattr(module, "head_size", 0))] = None
+            else:
+                found[Choice(pair.op, pair.backend, pair.backend, "asked for")] = None
     return list(found)
 
 

@@ -11,7 +11,7 @@ from hecate_core.backends import pair_for
 from hecate_core.composed import ComposedRule
 from hecate_core.config.reference import KNOBS, Reference, written_by_knobs
 from hecate_core.errors import CompositionError, HecateError
-from hecate_core.forms import Refused
+from hecate_core.forms import Linearised, Refused
 from hecate_core.front import Front
 from hecate_core.layer import LeveledMemory, LevelMemory
 from hecate_core.levels import LevelSpec, levels_of
@@ -51,7 +51,8 @@ def _from_knobs(table: Mapping[str, Any]) -> ComposedRule:
 def strategy_of(reference: Any, rule: MemoryRule, *, chunk: int = 64, backend: str = "auto") -> Strategy:
     """A strategy that serves the rule; `chunk` and the backend's kernel pair go to strategies that take them.
 
-    Raises CompositionError with the rule's own reason where it does not offer the form that is needed.
+    Raises CompositionError with the rule's own reason where it does not offer the form that is needed, and where the
+    backend asked for by name would leave work to plain torch.
     """
     if callable(reference) and hasattr(reference, "needs"):
         strategy: Strategy = reference
@@ -64,8 +65,10 @@ def strategy_of(reference: Any, rule: MemoryRule, *, chunk: int = 64, backend: s
     given: dict[str, Any] = {}
     if "chunk" in taken and "chunk" not in parsed.options:
         given["chunk"] = chunk
-    ops = ops_of(parsed.name, rule)
-    given |= {option: pair_for(op, backend) for option, op in ops.items() if option in taken}
+    ops = {option: op for option, op in ops_of(parsed.name, rule).items() if option in taken}
+    if backend not in ("auto", "reference"):
+        _demand_ops(parsed.name, rule, ops, backend)
+    given |= {option: pair_for(op, backend) for option, op in ops.items()}
     made: Strategy = registry().create("strategy", parsed, **given)
     _form_for(made, parsed.name, rule)  # a factory may say only now what it needs
     presented(rule, made)  # or that it cannot serve this one
@@ -89,12 +92,27 @@ def ops_of(strategy: str, rule: MemoryRule) -> dict[str, str]:
     form: object = rule.offers(factory.needs) if factory.needs is not None else _preferred(factory, rule)
     if isinstance(form, Refused):
         return {}
+    own = None if isinstance(form, Linearised) and not form.grows_by_op else getattr(factory, "op", None)
     found = {
-        "pair": getattr(form, "op", None) or getattr(factory, "op", None),
+        "pair": getattr(form, "op", None) or own,
         "step_pair": getattr(getattr(form, "step_map", None), "op", None),
         "link_pair": getattr(getattr(form, "link", None), "op", None),
     }
     return {option: op for option, op in found.items() if op is not None}
+
+
+def _demand_ops(strategy: str, rule: MemoryRule, ops: Mapping[str, str], backend: str) -> None:
+    """Raises CompositionError, with the reason, where a backend's kernels would not do the rule's work."""
+    factory = registry().component("strategy", strategy)
+    form: object = None if factory.needs is None else rule.offers(factory.needs)
+    why = form.without_op if isinstance(form, Linearised) else None
+    if why is None and not ops:
+        why = "a step that is no op"
+    if why is not None:
+        raise CompositionError(
+            f'rule "{rule.name}" under strategy "{strategy}" has {why}: backend "{backend}" has no kernels for it; '
+            'use another strategy or backend = "reference"'
+        )
 
 
 def _form_for(strategy: Any, name: str, rule: MemoryRule) -> Any:

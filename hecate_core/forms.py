@@ -1,13 +1,12 @@
 """The capability forms that a rule offers to strategies, and the refusal with its reason.
 
 `rule.offers(Affine)` answers with the form or with `Refused(reason)`. A strategy asks for the form it
-needs and never for a name.
+needs and never for a name. Forms are dataclasses: torch.compile follows their making, that of attrs' it does not.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import attrs
 
 from hecate_core.ops.affine import AffineTokens
 from hecate_core.ops.affine_column import ColumnTokens
@@ -16,7 +15,7 @@ from hecate_core.shapes import Float, Tensor
 from hecate_core.weights import Weights
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class Refused:
     """A form that a rule does not offer, and why, in words made of what its components declare."""
 
@@ -31,7 +30,7 @@ it adds to the tokens has the T axis where the inputs have it. Tokens that may n
 """
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class Affine:
     """The memory after a token is affine in the memory before it: an exact chunk form exists.
 
@@ -71,7 +70,7 @@ class Pace(NamedTuple):
     inject: Float[Tensor, "B H T"] | None = None
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class Linearised:
     """The rule's change of memory with its gradient taken at an anchor instead of the last memory.
 
@@ -104,8 +103,25 @@ class Linearised:
     gather: Gather | None = None
     renewed: Mapping[str, int] | None = None
 
+    @property
+    def grows_by_op(self) -> bool:
+        """Whether the op `decayed_linear` carries the weights; else those of every token are formed."""
+        return self.axis == "scalar" and self.step_map is None
 
-@attrs.frozen
+    @property
+    def without_op(self) -> str | None:
+        """What of it no op does, so that no kernel can, in words; None where ops do the work."""
+        if self.axis != "scalar":
+            return f"a decay per {self.axis}"
+        if self.project is not None:
+            return "a projection of what is stored"
+        for name, part in (("link", self.link), ("step map", self.step_map)):
+            if part is not None and getattr(part, "op", None) is None:
+                return f"a {name} that is no op"
+        return None
+
+
+@dataclass(frozen=True)
 class Sequenced:
     """The rule's own step over all tokens of a call, as an op with an analytical backward; no other form is wanted.
 

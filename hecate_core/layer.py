@@ -5,6 +5,7 @@ that are due and reads the others; resting tokens neither decay the memory nor i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from hecate_core.aggregation import Aggregation
 from hecate_core.differentiation import autodiff
 from hecate_core.errors import CompositionError
+from hecate_core.forms import Linearised
 from hecate_core.frequency import FrequencyGate, Grain, judged
 from hecate_core.front import Front
 from hecate_core.gate_head import GateHead
@@ -55,9 +57,14 @@ class LevelMemory(nn.Module):
         self.frequency = FrequencyGate(width, grain) if spec.frequency == "learned" else None
 
     @property
-    def pair(self) -> object:
-        """The implementation of the op that the strategy calls; None for one that calls none or takes plain torch."""
-        return getattr(self._strategy, "pair", None)
+    def pairs(self) -> list[Any]:
+        """The implementations of the ops that do the rule's work: of its form, of a step map, of a link."""
+        needs: Any = self._strategy.needs
+        form: object = None if needs is None else self._rule.offers(needs)
+        formed = isinstance(form, Linearised) and not form.grows_by_op
+        names = ("step_pair", "link_pair") if formed else ("pair", "step_pair", "link_pair")
+        found = (getattr(self._strategy, name, None) for name in names)
+        return [one for one in found if one is not None]
 
     def init_state(self, batch: int) -> State:
         """Front tails and the rule's first memory for every row."""
@@ -105,7 +112,8 @@ class LevelMemory(nn.Module):
         if not self._writes:
             write = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         inputs, front = self.front(x, state.front, starts)
-        gates, grains = self.gates(x), list[Grain]()
+        gates = self.gates(x)
+        grains: list[Grain] = []
         if self.frequency is not None:
             if starts is not None:
                 raise CompositionError(

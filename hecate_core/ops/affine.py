@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from hecate_core.ops import affine_reference as reference
 from hecate_core.ops.affine_reference import AffineInputs
-from hecate_core.ops.serving import operands, serving
+from hecate_core.ops.serving import operands, serving, told_apart
 from hecate_core.shapes import Bool, Float, Tensor
 
 # How a token that must change nothing looks, by name of the coefficient.
@@ -157,7 +157,7 @@ def affine(
     others = (None if one is None else one.to(wide) for one in (*tokens[3:], memory, surprise))
     flat: list[Tensor | None] = [*operands(pair, tokens[:3], wide), *others]
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in flat):
-        y, memory, surprise = _Affine.apply(pair, chunk, *flat)
+        y, memory, surprise = _Affine.apply(pair, chunk, *told_apart(flat))
     else:
         y, memory, surprise, _ = pair.forward(AffineTokens._make(flat[:8]), cast(Tensor, flat[8]), flat[9], chunk)
     return y.to(dtype), memory, surprise

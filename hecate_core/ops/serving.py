@@ -27,3 +27,17 @@ def operands(pair: Any, given: Sequence[Tensor], wide: torch.dtype) -> list[Tens
     if not others and takes(pair, dtype):
         return list(given)
     return [one.to(wide) for one in given]
+
+
+def told_apart(given: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The same tensors; while torch.compile traces, one that occurs again is a view of itself there.
+
+    An `autograd.Function` with one tensor in two places is nothing it can trace.
+    """
+    if not torch.compiler.is_compiling():
+        return list(given)
+    apart: list[Tensor | None] = []
+    for one in given:
+        again = one is not None and any(one is other for other in apart)
+        apart.append(one.view_as(one) if one is not None and again else one)
+    return apart

@@ -5,9 +5,9 @@ start is a coefficient: keep, erase and momentum of 0 leave nothing of the past 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import attrs
 import torch
 
 from hecate_core.errors import InputError
@@ -78,7 +78,7 @@ class Restarting:
             made: Any = form.coefficients(params, tokens.without(STARTS, WRITES))
             return made.masked(tokens[WRITES]).restarted(tokens[STARTS])
 
-        return attrs.evolve(form, coefficients=coefficients)
+        return replace(form, coefficients=coefficients)
 
     def _linearised(self, form: Linearised) -> Linearised:
         def factors(params: Params, anchor: State, tokens: Tokens) -> Factors:
@@ -92,7 +92,7 @@ class Restarting:
             assert form.pace is not None
             return _paced(form.pace(tokens.without(STARTS, WRITES)), tokens)
 
-        return attrs.evolve(form, factors=factors, pace=None if form.pace is None else pace)
+        return replace(form, factors=factors, pace=None if form.pace is None else pace)
 
 
 def _paced(pace: Pace, tokens: Tokens) -> Pace:

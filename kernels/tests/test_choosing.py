@@ -73,6 +73,23 @@ def test_what_a_model_runs_on_is_listed_once_per_op() -> None:
     assert (found.op, found.asked, found.runs) == ("affine_column", "auto", "reference")
 
 
+@pytest.mark.parametrize(
+    ("rule", "strategy", "ops"),
+    [
+        ("moneta", "frozen", {"decayed_linear", "linked_linear"}),
+        ("memora", "tnt", {"decayed_linear", "linked_linear"}),
+        ("atlas", "frozen", {"newton_schulz"}),
+        ("lattice", "sequential", {"lattice"}),
+        ("kda", "frozen", set()),
+    ],
+)
+def test_ops_of_links_and_step_maps_are_listed_too(rule: str, strategy: str, ops: set[str]) -> None:
+    layer = MemoryLayer(16, heads=1, rule=rule, strategy=strategy, levels=[1], chunk=4)
+    found = choices(layer, CPU, torch.float32)
+    assert {one.op for one in found} == ops
+    assert {(one.asked, one.runs) for one in found} <= {("auto", "reference")}
+
+
 def test_an_unknown_backend_and_a_missing_compiler_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r'^backend "hots" has no kernel pair for op "affine"; did you mean "host"\?$'):
         pair_for("affine", "hots")

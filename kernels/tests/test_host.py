@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from faults import Fault
-from hecate_kernels import child, cpu_build
+from hecate_kernels import child, cpu_build, host
+from hecate_kernels.check import check_pair
 from hecate_kernels.cpu_build import build
-from hecate_kernels.failure import KernelError
+from hecate_kernels.failure import BackendMissingError, KernelError
 from hecate_kernels.host import SCHEDULES, HostLauncher, ProgramLauncher
 from hecate_kernels.pair import InOut, Kernel, Out
 from ramp import RampPair
@@ -41,8 +42,6 @@ FAULTS = [
 
 
 def _fault(pair: RampPair, check: str) -> str | None:
-    from hecate_kernels.check import check_pair
-
     (line,) = check_pair("ramp", pair, checks=(check,))
     return None if line.good else line.text
 
@@ -262,6 +261,24 @@ def test_no_compiler_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ValueError, match=r'no C\+\+ compiler "no-such-compiler"; install g\+\+ .* backend = "reference"'
     ):
         HostLauncher().launch(_kernel(tmp_path, ""), (1, 1, 1), (1, 1, 1), [])
+
+
+@pytest.mark.parametrize(("machine", "system"), [("aarch64", "Linux"), ("x86_64", "Darwin")])
+def test_another_machine_is_said_in_one_line(machine: str, system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_build.platform, "machine", lambda: machine)
+    monkeypatch.setattr(cpu_build.platform, "system", lambda: system)
+    with pytest.raises(BackendMissingError) as caught:
+        build(RampPair()._kernel("ramp_forward"))
+    expected = f'backend "host": needs x86-64 Linux, this is {machine} {system}; use backend = "reference"'
+    assert str(caught.value) == expected
+
+
+def test_a_limit_on_addresses_is_named_before_a_sanitizer_meets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.resource, "getrlimit", lambda which: (12 << 30, 12 << 30))
+    for check in ("address", "race"):
+        (line,) = check_pair("ramp", RampPair(), checks=(check,))
+        assert line.good
+        assert line.text.startswith("skipped: the address space is limited to 12 GiB; ")
 
 
 def test_a_build_counts_only_whole_and_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

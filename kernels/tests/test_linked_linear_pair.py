@@ -8,7 +8,6 @@ from hecate_miras.kernels import LinkedOnHost
 from hecate_miras.linked_linear import LinkedReads, Reference
 from hecate_miras.links import ENTRIES, KINDS, LinkOption
 
-from hecate_core import MemoryLayer
 from hecate_core.api import InputError
 from hecate_core.composing import rule_of, strategy_of
 
@@ -61,26 +60,6 @@ def test_no_reads_have_no_gradient() -> None:
 def test_frozen_reads_through_the_link_on_kernels(name: str) -> None:
     spread = strategy_of("frozen", rule_of(name), chunk=4, backend="host")
     assert getattr(spread, "link_pair").backend == "host"  # noqa: B009
-
-
-@pytest.mark.parametrize("name", ["memora", "moneta"])
-def test_a_layer_learns_on_the_host_backend_as_on_the_reference(name: str) -> None:
-    x, wanted = torch.randn(2, 1, 5, 8, generator=torch.Generator().manual_seed(0))
-    losses: dict[str, list[float]] = {"reference": [], "host": []}
-    for backend, found in losses.items():
-        torch.manual_seed(0)
-        rule = {"name": name, "expansion": 1.0}
-        layer = MemoryLayer(8, heads=1, rule=rule, strategy="frozen", levels=[1], chunk=4, backend=backend)
-        optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-2)
-        for _ in range(20):
-            loss = torch.nn.functional.mse_loss(layer(x)[0], wanted)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            found.append(float(loss.detach()))
-    assert losses["host"][-1] < losses["host"][0]
-    assert losses["host"] != losses["reference"]  # the kernels ran, in an order of their own
-    assert torch.allclose(*map(torch.tensor, losses.values()), atol=1e-4, rtol=0)
 
 
 def test_what_the_kernels_cannot_take_is_refused_with_what_would_do() -> None:

@@ -221,6 +221,43 @@ def test_the_op_compiles_as_one_graph_with_its_backward() -> None:
         assert torch.equal(one, other)
 
 
+LAYERS = [
+    ("delta", "chunkwise"),
+    ("memora", "frozen"),
+    *(
+        pytest.param(*cell, marks=pytest.mark.soak)
+        for cell in (
+            ("titans", "chunkwise"),
+            ("kda", "chunkwise"),
+            ("omega", "chunkwise"),
+            ("titans", "frozen"),
+            ("yaad", "frozen"),
+            ("moneta", "frozen"),
+            ("atlas", "frozen"),
+            ("lattice", "sequential"),
+            ("trellis", "sequential"),
+        )
+    ),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(("rule", "strategy"), LAYERS)
+def test_a_whole_layer_compiles_as_one_graph(rule: str, strategy: str) -> None:
+    torch.manual_seed(0)
+    layer = MemoryLayer(16, heads=1, rule=rule, strategy=strategy, levels=[1], chunk=4, backend="host")
+    x = torch.randn(2, 9, 16)
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    y = compiled(x)[0]
+    assert torch.allclose(y, layer(x)[0], atol=1e-6)
+    found, wanted = (torch.autograd.grad(one.square().sum(), list(layer.parameters()), allow_unused=True)
+                     for one in (y, layer(x)[0]))  # fmt: skip
+    for one, other in zip(found, wanted, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("rule", ["titans", "kda"])
 def test_a_layer_exports_with_its_kernels_as_one_node(rule: str) -> None:
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """The host backend: the same `.cu`, run on the CPU on fibers, in this process or as a program of its own."""
 
 import ctypes
+import resource
 import struct
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 from hecate_core.api import is_shaping
 from hecate_kernels import child
 from hecate_kernels.cpu_build import build
-from hecate_kernels.failure import KernelError, sanitizer_line
+from hecate_kernels.failure import BackendMissingError, KernelError, sanitizer_line
 from hecate_kernels.pair import SHARED_LIMITS, Argument, InOut, Kernel, Out
 from hecate_kernels.storage import poison, scalar_bytes, span
 
@@ -85,6 +86,8 @@ class ProgramLauncher:
         """Run one kernel; raises KernelError for whatever the runner, a sanitizer or a limit reports."""
         if 0 in grid:
             return
+        if self._flavour in ("address", "thread"):
+            _demand_addresses()
         program = build(kernel, self._flavour)
         tensors = [_tensor(argument) for argument in arguments]
         for argument in arguments:
@@ -139,6 +142,15 @@ class ProgramLauncher:
                 raise KernelError(
                     f"{kernel.source}:1: {kernel.symbol} writes into argument {position}, which is an input"
                 )
+
+
+def _demand_addresses() -> None:
+    """Sanitizers map terabytes that they never touch; under a limit they would crash as if the kernel did."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        raise BackendMissingError(
+            f"the address space is limited to {limit / (1 << 30):.0f} GiB; sanitizers need it unlimited (ulimit -v)"
+        )
 
 
 _loaded: dict[Path, tuple[Any, ctypes.c_void_p]] = {}

@@ -4,9 +4,9 @@ Spec: specs/knobs/newton-schulz.md, Eq. 1 to 3; the backward is Eq. 4 to 6.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
-import attrs
 import torch
 
 from hecate_core.api import MOMENTUM, WRITE, CompositionError, Float, Gate, Rates, Tensor, Tokens, nearest
@@ -103,14 +103,14 @@ def _iterates(matrix: Tensor, steps: int, coefficients: tuple[float, float, floa
     return found
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class NewtonSchulzStep:
     """The step map of `NewtonSchulzMomentum`; `on(pair)` is the same map by another implementation of its op."""
 
     steps: int
     coefficients: str
     pair: NewtonSchulzPair = REFERENCE
-    op = "newton_schulz"
+    op: ClassVar[str] = "newton_schulz"
 
     def __call__(self, momentum: Float[Tensor, "... V K"]) -> Float[Tensor, "... V K"]:
         """NS(momentum)."""
@@ -118,7 +118,7 @@ class NewtonSchulzStep:
 
     def on(self, pair: NewtonSchulzPair) -> "NewtonSchulzStep":
         """The map as a strategy with a pair for `op` takes it."""
-        return attrs.evolve(self, pair=pair)
+        return replace(self, pair=pair)
 
 
 class NewtonSchulzMomentum:

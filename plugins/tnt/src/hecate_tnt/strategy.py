@@ -34,7 +34,8 @@ class TNT:
     `reduce` "mean" divides its write rates by the chunk.
     `local_chunks`: one local memory each, gradients at the chunk's start, read after each write. `shards`: tokens after
     which each starts anew, one for all or one each, a multiple of its chunk. `project`: queries of local memories pass
-    the keys of their shard. `stage` 2 takes `fine_chunks` in place of `local_chunks`. `detach`, `link` as in `frozen`.
+    the keys of their shard. `stage` 2 takes `fine_chunks` in place of `local_chunks`. `detach`, `link` and
+    the pairs as in `frozen`.
     Source: [2511.07343] Eq. 3-7, 13-15, App. C.
     """
 
@@ -56,6 +57,8 @@ class TNT:
         detach: bool = False,
         link: str = "token",
         pair: DecayedLinearPair | None = None,
+        step_pair: Any = None,
+        link_pair: Any = None,
     ) -> None:
         if reduce not in ("sum", "mean"):
             raise InputError(f'tnt: reduce = "{reduce}"; expected "sum" (as printed) or "mean" (of a global chunk)')
@@ -66,8 +69,11 @@ class TNT:
             raise InputError(
                 f"tnt: global_chunk = {global_chunk}; expected an integer >= 1, or 0 (none) with a local memory"
             )
-        more: dict[str, Any] = {} if pair is None else {"pair": pair}
+        more: dict[str, Any] = {"step_pair": step_pair, "link_pair": link_pair} | (
+            {} if pair is None else {"pair": pair}
+        )
         self._global = Frozen(chunk=max(global_chunk, 1), detach=detach, read="anchor", **more)
+        self.pair, self.step_pair, self.link_pair = self._global.pair, step_pair, link_pair
         self._locals = [Frozen(chunk=one, detach=detach, link=link, **more) for one in chosen]
 
     def around(self, rule: MemoryRule) -> Memories:
