@@ -10,7 +10,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from hecate_core.api import AffineTokens, InputError
 from hecate_kernels.affine_layout import SIZES, shared_bytes
 from hecate_kernels.affine_trials import trials
-from hecate_kernels.launch import launcher
+from hecate_kernels.launch import LaunchedPair
 from hecate_kernels.layout import THREADS, Layout, fitting
 from hecate_kernels.operands import ELEMENTS, accepted, or_nothing, plain, strides, unit_stride
 from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
@@ -109,15 +108,11 @@ def _kernel(shape: _Shape, symbol: str, source: Path, save: bool) -> Kernel:
     return Kernel(source, symbol, given)
 
 
-class AffineKernels:
+class AffineKernels(LaunchedPair):
     """The op on kernels; `where` is a launcher or the name of a backend."""
 
     op = "affine"
-
-    def __init__(self, where: Launcher | str, source: Path | None = None) -> None:
-        self._where = launcher(where) if isinstance(where, str) else where
-        self.backend = self._where.name
-        self.kernels = KERNELS if source is None else attrs.evolve(KERNELS, source=source)
+    declared = KERNELS
 
     def forward(
         self, tokens: AffineTokens, memory: Tensor, surprise: Tensor | None, chunk: int

@@ -9,7 +9,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,10 +16,10 @@ from torch import Tensor
 from hecate_core.api import ColumnTokens, InputError
 from hecate_kernels.column_layout import SIZES, shared_bytes
 from hecate_kernels.column_trials import trials
-from hecate_kernels.launch import launcher
+from hecate_kernels.launch import LaunchedPair
 from hecate_kernels.layout import THREADS, Layout, fitting
 from hecate_kernels.operands import ELEMENTS, accepted, or_nothing, plain, strides, unit_stride
-from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
+from hecate_kernels.pair import Budget, Kernel, KernelPair, Out, Trial, constants
 
 KERNELS = KernelPair(
     op="affine_column",
@@ -81,15 +80,11 @@ def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
     return Kernel(source, symbol, given)
 
 
-class ColumnKernels:
+class ColumnKernels(LaunchedPair):
     """The op on kernels; `where` is a launcher or the name of a backend."""
 
     op = "affine_column"
-
-    def __init__(self, where: Launcher | str, source: Path | None = None) -> None:
-        self._where = launcher(where) if isinstance(where, str) else where
-        self.backend = self._where.name
-        self.kernels = KERNELS if source is None else attrs.evolve(KERNELS, source=source)
+    declared = KERNELS
 
     def forward(self, tokens: ColumnTokens, memory: Tensor, chunk: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """See `hecate_core.api.ColumnPair`; `chunk` is the reference's affair, the result is exact anyway."""

@@ -9,17 +9,16 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
 from hecate_core.api import Decays, InputError, Reads
 from hecate_kernels.decayed_trials import trials
-from hecate_kernels.launch import launcher
+from hecate_kernels.launch import LaunchedPair
 from hecate_kernels.layout import THREADS, Layout, carved, fitting, padded
 from hecate_kernels.operands import ELEMENTS, accepted
-from hecate_kernels.pair import Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
+from hecate_kernels.pair import Budget, Kernel, KernelPair, Out, Trial, constants
 
 KERNELS = KernelPair(
     op="decayed_linear",
@@ -97,15 +96,11 @@ def shared_bytes(key_width: int, parts: int, element: torch.dtype, layout: Layou
     return carved(elements, floats, element)
 
 
-class DecayedKernels:
+class DecayedKernels(LaunchedPair):
     """The op on kernels; `where` is a launcher or the name of a backend."""
 
     op = "decayed_linear"
-
-    def __init__(self, where: Launcher | str, source: Path | None = None) -> None:
-        self._where = launcher(where) if isinstance(where, str) else where
-        self.backend = self._where.name
-        self.kernels = KERNELS if source is None else attrs.evolve(KERNELS, source=source)
+    declared = KERNELS
 
     def forward(self, reads: Reads, stored: Tensor, decays: Decays) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """See `hecate_core.api.DecayedLinearPair`; saves its inputs and recomputes the scores."""

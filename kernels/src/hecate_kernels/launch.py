@@ -1,10 +1,14 @@
 """One door to the places where kernels run: `launcher("host")`, `launcher("nvrtc")`."""
 
 from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
 
 from hecate_core.api import InputError
 from hecate_kernels.failure import BackendMissingError
-from hecate_kernels.pair import Launcher
+from hecate_kernels.pair import KernelPair, Launcher
 
 BACKENDS = ("host", "nvrtc")
 
@@ -41,3 +45,17 @@ def lacking(backend: str) -> str | None:
     except BackendMissingError as missing:
         return str(missing)
     return None
+
+
+class LaunchedPair:
+    """What pairs over a launcher have in common; a subclass says what it declares and adds the op itself.
+
+    `where` is a launcher or the name of a backend; `source` stands in for the declared `.cu`.
+    """
+
+    declared: ClassVar[KernelPair]
+
+    def __init__(self, where: Launcher | str, source: Path | None = None) -> None:
+        self._where = launcher(where) if isinstance(where, str) else where
+        self.backend = self._where.name
+        self.kernels = self.declared if source is None else attrs.evolve(self.declared, source=source)

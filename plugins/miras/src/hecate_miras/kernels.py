@@ -5,13 +5,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-import attrs
 import numpy as np
 import torch
-from hecate_kernels.launch import launcher
+from hecate_kernels.launch import LaunchedPair
 from hecate_kernels.layout import THREADS, carved, padded
 from hecate_kernels.operands import ELEMENTS
-from hecate_kernels.pair import Argument, Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
+from hecate_kernels.pair import Argument, Budget, Kernel, KernelPair, Out, Trial, constants
 
 from hecate_core.api import InputError, Tensor, is_shaping
 from hecate_miras.linked_linear import LinkedReads
@@ -108,15 +107,11 @@ def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
     return Kernel(source, symbol, given)
 
 
-class LinkedKernels:
+class LinkedKernels(LaunchedPair):
     """The op on kernels; `where` is a launcher or the name of a backend."""
 
     op = "linked_linear"
-
-    def __init__(self, where: Launcher | str, source: Path | None = None) -> None:
-        self._where = launcher(where) if isinstance(where, str) else where
-        self.backend = self._where.name
-        self.kernels = KERNELS if source is None else attrs.evolve(KERNELS, source=source)
+    declared = KERNELS
 
     def forward(self, reads: LinkedReads, link: LinkOption) -> Tensor:
         """See `hecate_miras.linked_linear.LinkedLinearPair`."""

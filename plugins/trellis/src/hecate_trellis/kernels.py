@@ -8,11 +8,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-import attrs
 import torch
-from hecate_kernels.launch import launcher
+from hecate_kernels.launch import LaunchedPair
 from hecate_kernels.operands import ELEMENTS, accepted, or_nothing, plain, strides, unit_stride
-from hecate_kernels.pair import Argument, Budget, Kernel, KernelPair, Launcher, Out, Trial, constants
+from hecate_kernels.pair import Argument, Budget, Kernel, KernelPair, Out, Trial, constants
 from hecate_kernels.slots import Slots, carved_slots, launch_slots
 
 from hecate_core.api import Tensor
@@ -85,15 +84,11 @@ def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
     return Kernel(source, symbol, given)
 
 
-class TrellisKernels:
+class TrellisKernels(LaunchedPair):
     """The op on kernels; `where` is a launcher or the name of a backend."""
 
     op = "trellis"
-
-    def __init__(self, where: Launcher | str, source: Path | None = None) -> None:
-        self._where = launcher(where) if isinstance(where, str) else where
-        self.backend = self._where.name
-        self.kernels = KERNELS if source is None else attrs.evolve(KERNELS, source=source)
+    declared = KERNELS
 
     def forward(self, tokens: TrellisTokens, state: Tensor, option: str) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """See `hecate_core.api.SequencePair`; saves the first store and those at the start of later chunks."""
