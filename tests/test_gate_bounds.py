@@ -76,8 +76,17 @@ def test_so_do_the_memories_of_tnt(name: str) -> None:
     )
 
 
+# Specs say of these that no range is stable.
+UNBOUNDED = [("self-modifying-titans", {"values": "free"})]
+
+
+def _case(name: str, options: Mapping[str, Any]) -> Any:
+    marks = [pytest.mark.xfail(strict=True, reason="its specification says so")] if (name, options) in UNBOUNDED else []
+    return pytest.param(name, options, marks=marks, id=f"{name}-{options}".replace(" ", ""))
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda part: str(part).replace(" ", ""))
+@pytest.mark.parametrize(("name", "options"), [_case(*one) for one in CASES])
 def test_so_does_every_form_of_every_rule(name: str, options: Mapping[str, Any]) -> None:
     """At half the width: windows of polynomial features are large."""
     made = {"name": name, **options}

@@ -6,6 +6,8 @@ Spec: specs/rules/omega.md. Limit: window 1 with identity features is the error-
 from hecate_atlas.rule import WindowRule
 from hecate_core.api import MLP, MOMENTUM, RETAIN, WRITE, CompositionError, Gate, Matrix, Structure
 
+AT_MOST = MOMENTUM.narrowed(high=0.9, init=0.8)
+
 
 def gates_of(name: str, window: int, *, write: Gate, momentum: Gate | None) -> dict[str, Gate]:
     """Retain, write, one weight per place of the window, and momentum where there is one."""
@@ -27,11 +29,13 @@ def omega(
     """M = retain M - write sum_j window_j (M phi(k_j) - v_j) phi(k_j)^T. Source: [2505.23735] Eq. 8-11.
 
     The range of `write` is divided by the window, so that all of it together steps no further than 1; an MLP narrows
-    both rates as deep Titans does (spec, section Stability).
+    both rates as deep Titans does, a momentum as Titans does (spec, section Stability).
     """
     high, most = 1.0, MOMENTUM
     if depth > 1:
-        high, most = (0.01, MOMENTUM.narrowed(high=0.9, init=0.8)) if momentum else (0.1, MOMENTUM)
+        high, most = (0.01, AT_MOST) if momentum else (0.1, MOMENTUM)
+    elif momentum:
+        high, most = 0.2, AT_MOST  # as for Titans with a matrix
     gates = gates_of(
         "omega",
         window,

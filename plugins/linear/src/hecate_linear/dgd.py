@@ -7,8 +7,8 @@ from typing import Any
 
 from hecate_core.api import ComposedRule, DeltaGradientDescent, Matrix, ScalarDecay, registry
 
-# An affine bias has the range that the knobs derive; of another nothing is known but that it erases beside the erase.
-HALVED = {"write": {"high": 0.5, "init": 0.25}}
+# An affine bias has the range that the knobs derive. Others run frozen: a chunk of 16 erases a repeated key 16 times.
+FROZEN = {"high": 0.1, "init": 0.05}
 
 
 def dgd(*, bias: Any = "dot", erase: str = "write", learn_start: bool = False) -> ComposedRule:
@@ -25,5 +25,5 @@ def dgd(*, bias: Any = "dot", erase: str = "write", learn_start: bool = False) -
         retention=ScalarDecay(),
         algorithm=DeltaGradientDescent(erase=erase),
         spec="rules/dgd.md",
-        narrow=HALVED if loss.affine is None else None,
+        narrow=None if loss.affine is not None else {"write": FROZEN, **({"erase": FROZEN} if erase == "gate" else {})},
     )

@@ -8,6 +8,9 @@ from hecate_core.api import L2, MLP, ComposedRule, Momentum, ScalarDecay
 # Without a norm the step is unbounded: measured, write / (1 - momentum) <= 0.1 stays finite (spec, section Stability).
 PLAIN = {"write": {"high": 0.01, "init": 0.005}, "momentum": {"high": 0.9, "init": 0.8}}
 
+# One layer is a matrix, and has the ranges of Titans.
+MATRIX = {"write": {"high": 0.2, "init": 0.1}, "momentum": {"high": 0.9, "init": 0.8}}
+
 
 def titans_deep(
     *, depth: int = 2, expansion: float = 4.0, activation: str = "gelu", residual: bool = False, norm: bool = False
@@ -23,5 +26,5 @@ def titans_deep(
         retention=ScalarDecay(),
         algorithm=Momentum(),
         spec="rules/titans-deep.md",
-        narrow=None if norm or depth == 1 else PLAIN,
+        narrow=None if norm else MATRIX if depth == 1 else PLAIN,
     )

@@ -38,6 +38,9 @@ STARTS = ("noise", "zeros")
 # A value has any length: the plain step is stable only where write |v|^2 stays well below 1 (spec, Stability).
 RATES = {"normalised": WRITE.narrowed(high=0.3, init=0.1), "plain": WRITE.narrowed(high=0.01, init=0.005)}
 
+# The identity does not saturate: a key that comes back is erased once per token of a chunk of 16 (spec, Stability).
+LINEAR = {"high": 0.1, "init": 0.05}
+
 
 class Trellis:
     """Two slot matrices under one code: S <- retain S - write u w^T with w = k, then w = v; y = out(SV^T f(SK q)).
@@ -75,7 +78,8 @@ class Trellis:
                 f'trellis: phi = "{phi}" is singular at the start "zeros"; choose start = "noise" or phi = "silu"'
             )
         self._out = self._phi if out == "phi" else MAPS["identity"]
-        self.gates: Mapping[str, Gate] = {"retain": RETAIN, "write": RATES[rate]}
+        write = RATES[rate].narrowed(**LINEAR) if phi == "identity" and rate == "normalised" else RATES[rate]
+        self.gates: Mapping[str, Gate] = {"retain": RETAIN, "write": write}
         self._normalised = rate == "normalised"
         first: Any = {"start": 1.0} if start == "noise" else {"start": "zeros", "learned": False}
         self.params: Mapping[str, Param] = {
