@@ -104,7 +104,7 @@ def test_planted_faults_are_found(op: str, fault: Fault, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("scratch_builds")
-@EVERY
+@pytest.mark.parametrize("op", [pytest.param(op, marks=() if op == "affine" else pytest.mark.soak) for op in PAIRS])
 def test_racecheck_alone_sees_blocks_race(op: str, tmp_path: Path) -> None:
     fault = next(one for one in planted_in(op) if one.kind == "race between blocks")
     source = fault.plant(PAIRS[op].kernels.source, tmp_path)

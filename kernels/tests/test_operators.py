@@ -223,10 +223,10 @@ def test_the_op_compiles_as_one_graph_with_its_backward() -> None:
 
 LAYERS = [
     ("delta", "chunkwise"),
-    ("memora", "frozen"),
     *(
         pytest.param(*cell, marks=pytest.mark.soak)
         for cell in (
+            ("memora", "frozen"),
             ("titans", "chunkwise"),
             ("kda", "chunkwise"),
             ("omega", "chunkwise"),
