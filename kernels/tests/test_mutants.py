@@ -104,9 +104,9 @@ def _assert_all_clean(seeds: range, folder: Path) -> None:
     assert passed.total() < len(seeds), "a net that catches nothing is none"
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(3))  # of twenty: six may all be harmless
 def test_sixty_mutants_are_a_pass_or_one_line(block: int, tmp_path: Path) -> None:
-    _assert_all_clean(range(6 * block, 6 * block + 6), tmp_path)
+    _assert_all_clean(range(20 * block, 20 * block + 20), tmp_path)
 
 
 @pytest.mark.soak
