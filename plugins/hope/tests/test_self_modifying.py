@@ -330,7 +330,7 @@ def test_used_rates_stay_inside_their_ranges_for_any_answer() -> None:
         ({"values": "unit"}, 'values = "unit"'),
         ({"largest_write": 0.0}, "expected a number in"),
         ({"projection_chunks": 0}, "projection_chunks = 0; expected an integer >= 1"),
-        ({"structure": "slots"}, "slots"),
+        ({"structure": "slots"}, "live on the sphere"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_reason(options: dict[str, Any], reason: str) -> None:
