@@ -82,10 +82,10 @@ class Stingy(HostLauncher):
 
 @EVERY
 def test_the_declared_shared_memory_is_what_the_kernels_carve(op: str) -> None:
+    """One quick case per dtype: what a launch needs depends on constants, which these share with the others."""
     where = Stingy()
-    for trial in PAIRS[op].trials(False):
-        if trial.quick:
-            trial.run(where)
+    for trial in {trial.dtype: trial for trial in PAIRS[op].trials(False) if trial.quick}.values():
+        trial.run(where)
     assert where.refused
 
 
