@@ -12,7 +12,8 @@ import pytest
 
 from hecate_core.cli.main import run
 from hecate_core.config import config_digest, make_config
-from hecate_core.evidence import load_evidence
+from hecate_core.evidence import load_evidence, written_rules
+from hecate_core.registry import registry
 from hecate_core.sweeping import read_sweep
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +73,12 @@ def test_the_runs_are_those_of_the_sweep_beside_them(file: Path) -> None:
         config = make_config(one["config"])
         assert config.data.batch == base["data"]["batch"]
         assert config.seed == one["manifest"]["seed"]
+
+
+def test_every_rule_was_written_beside_a_twin_that_was_not() -> None:
+    shown = {rule for file in FOLDER.glob("rules-*.json") for rule in written_rules(load_evidence(file))}
+    missing = set(registry().names("rule")) - shown
+    assert not missing, f"{missing}: a new rule joins a sweep of benchmarks/evidence/rules-*.toml; see docs/evidence.md"
 
 
 def test_a_file_that_no_longer_shows_its_point_is_refused() -> None:
