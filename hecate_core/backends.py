@@ -5,7 +5,7 @@ takes, and why, is a `Choice`: `hecate build` prints it and writes it into the m
 """
 
 import warnings
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import attrs
@@ -62,11 +62,15 @@ class AutoPair:
     def serving(self, device: torch.device, dtype: torch.dtype, width: int) -> Any:
         """The implementation for such tensors."""
         if device.type != "cuda":
-            return pair_for(self.op, "reference")
+            return self._reference
         chosen = self.choice(device, dtype, width)
         if chosen.runs == GPU:
             return pair_for(self.op, GPU)
         _announce(chosen.line())
+        return self._reference
+
+    @cached_property
+    def _reference(self) -> Any:
         return pair_for(self.op, "reference")
 
     def forward(self, *given: Any) -> Any:

@@ -65,7 +65,7 @@ class Generators:
 
 
 def _bytes_of(generator: random.Random) -> Tensor:
-    return torch.tensor(list(json.dumps(generator.getstate()).encode()), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(json.dumps(generator.getstate()).encode()), dtype=torch.uint8)
 
 
 def _random_from(state: Mapping[str, Tensor], name: str) -> random.Random:

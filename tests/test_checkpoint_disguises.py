@@ -7,10 +7,11 @@ import io
 import json
 import os
 import pickle
-import resource
 import struct
+import subprocess
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,34 +223,54 @@ BOMBS = [
 ]
 
 
-@pytest.mark.parametrize("bomb", BOMBS)
-def test_a_header_bomb_is_refused_with_flat_memory(bomb: Callable[[Path], None], tmp_path: Path) -> None:
-    folder = save(tmp_path / "step-1", {"model": TENSORS}, {})
-    bomb(folder)
+JUDGE = """
+import os, resource, sys
+from pathlib import Path
+from hecate_core.checkpoint import load
+from hecate_core.errors import CheckpointError
+
+for line in sys.stdin:
     child = os.fork()
     if child == 0:  # in a process that may ask for 64 MiB more than it has, and no more
         status = 3
         try:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
-            load(folder)
+            load(Path(line.rstrip())) if line.strip() else bytearray(128 << 20)
         except CheckpointError as error:
-            status = 0 if "\n" not in str(error) else 4
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def test_the_memory_limit_of_the_test_above_would_stop_a_bomb() -> None:
-    child = os.fork()
-    if child == 0:
-        status = 3
-        try:
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
-            bytearray(128 << 20)
+            status = 0 if "\\n" not in str(error) else 4
         except MemoryError:
-            status = 0
+            status = 5
         finally:
             os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Callable[[str], int]]:
+    """How loading a folder under the limit ends, in a process that has no memory of other tests to use up first."""
+    with subprocess.Popen([sys.executable, "-c", JUDGE], stdin=-1, stdout=-1, text=True) as process:
+        asked, answers = process.stdin, process.stdout
+        assert asked is not None
+        assert answers is not None
+
+        def verdict(folder: str) -> int:
+            print(folder, file=asked, flush=True)
+            return int(answers.readline())
+
+        yield verdict
+        asked.close()
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_header_bomb_is_refused_with_flat_memory(
+    bomb: Callable[[Path], None], judge: Callable[[str], int], tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "step-1", {"model": TENSORS}, {})
+    bomb(folder)
+    assert judge(str(folder)) == 0
+
+
+def test_the_memory_limit_of_the_test_above_would_stop_a_bomb(judge: Callable[[str], int]) -> None:
+    assert judge("") == 5

@@ -1,8 +1,9 @@
 """Making a component: its options checked against the signature of its class before the call."""
 
+import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from hecate_core.config.reference import Reference
@@ -57,9 +58,16 @@ def _known(name: str, named: Mapping[str, inspect.Parameter]) -> str:
     return nearest(name, named) if named else "; it takes none"
 
 
+@functools.cache
+def _signature(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Kept, since a class without an __init__ of its own has its signature parsed from text, every time."""
+    return inspect.signature(factory).parameters
+
+
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    look = _signature if isinstance(factory, Hashable) else _signature.__wrapped__
     try:
-        return inspect.signature(factory).parameters
+        return look(factory)
     except (TypeError, ValueError):  # some built-in callables have no signature
         return None
 
