@@ -39,6 +39,17 @@ def test_a_norm_at_its_floor_is_a_constant() -> None:
         assert all(torch.allclose(one, other, rtol=1e-4) for one, other in zip(found, wanted, strict=True))
 
 
+def test_evidence_that_cancels_is_right_to_its_own_size_under_a_steep_link() -> None:
+    """(1 + e)(1 - e) - 1 = -e^2 is lost in float32, and |A|^(1/3) has its largest slope just there."""
+    reads, link, d_y = _reads(2), LinkOption("powered", 1e-12, 4.0 / 3.0), torch.ones(1, 2, 2, 4)
+    small = 2.0**-13
+    reads.u[:, :, :, 0], reads.x[:, :, :, 0] = torch.tensor([1.0 + small, -1.0]), torch.tensor([1.0 - small, 1.0])
+    reads = reads._replace(stored=torch.zeros_like(reads.stored), reach=torch.ones(1, 2, 2, 2).tril())
+    truth = Reference().backward(LinkedReads(*(one.double() for one in reads)), link, d_y.double()).u
+    assert torch.allclose(LinkedOnHost().backward(reads, link, d_y).u.double(), truth, rtol=1e-5)
+    assert not torch.allclose(Reference().backward(reads, link, d_y).u.double(), truth, rtol=1e-1)
+
+
 def test_workspace_in_global_memory_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     pair, reads, link = LinkedOnHost(), _reads(), LinkOption("column", 4.0)
     results = []

@@ -19,6 +19,7 @@ enum Link {  // the order of hecate_miras.links.KINDS; from `exponential` on eve
 constexpr Link link = static_cast<Link>(LINK);
 constexpr bool by_entry = link >= exponential;
 constexpr bool simplex = link == column_shares || link == row_shares || link == all_shares;
+constexpr bool steep = link == powered && EXPONENT < 2.0f;  // its slope has no bound where evidence vanishes
 constexpr int C = CHUNK, V = (HEAD_V + 15) / 16 * 16, K = (HEAD_K + 15) / 16 * 16;  // padded with zeros
 constexpr int ld_v = V + 1, ld_k = K + 1, warps = THREADS / 32;
 constexpr int evidence = V * ld_k, texts = C * (2 * ld_v + ld_k);                    // floats of one block
@@ -91,8 +92,22 @@ __device__ __forceinline__ void load_row(float* to, int padded, const E* from, i
     for (int i = threadIdx.x; i < padded; i += THREADS) to[i] = i < width ? to_float(from[i]) : 0.0f;
 }
 
-// A_t; starts behind a barrier after the reach is there and ends with one.
+// A_t; starts behind a barrier after the reach is there and ends with one. Under a steep link the smallest evidence
+// decides the gradient, so it is summed in double: right to its own size and not to that of its terms.
 __device__ __forceinline__ void form(const Work& w, const float* stored, const float* shares) {
+    if (steep) {
+        for (int i = threadIdx.x; i < V * K; i += THREADS) {
+            const int v = i / K, k = i % K;
+            double value = 0.0;
+            for (int c = 0; c < C; ++c) value += (double)w.reach[c] * w.u[c * ld_v + v] * w.x[c * ld_k + k];
+            if (v < HEAD_V && k < HEAD_K)
+                for (int j = 0; j < PARTS; ++j)
+                    value += (double)shares[j] * stored[j * matrix + (long long)v * HEAD_K + k];
+            w.a[v * ld_k + k] = (float)value;
+        }
+        __syncthreads();
+        return;
+    }
     for (int i = threadIdx.x; i < C * V; i += THREADS)
         w.moved[i / V * ld_v + i % V] = w.reach[i / V] * w.u[i / V * ld_v + i % V];
     __syncthreads();
