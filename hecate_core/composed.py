@@ -71,8 +71,7 @@ class ComposedRule:
         tokens = token.map(lambda one: one.unsqueeze(2))  # the knobs are written for a T axis
         factors = self._factors(params, state.memory, tokens)
         memory, momentum = {}, {}
-        for layer, (u, x) in factors.updates.items():
-            move = u.mT @ x  # [B, H, rows, 1] @ [B, H, 1, columns]
+        for layer, move in factors.moves(state.memory).items():
             if factors.momentum is not None:
                 move = factors.momentum.unsqueeze(-1) * state.momentum[layer] + move
                 momentum[layer] = move
@@ -112,13 +111,18 @@ class ComposedRule:
             seen = Kept(seen, keep, self.retention.axis)
         prediction, trace = self.structure.trace(params, seen, tokens.k)
         pulled = self.structure.pullback(params, seen, trace, self.bias.cotangent(prediction, tokens.v, tokens))
-        updates, step = {}, -rates.write.unsqueeze(-1)
-        for layer, (x, output) in trace.items():
-            u = step * pulled[layer]
-            if rates.erase is not None:
-                u = u - rates.erase.unsqueeze(-1) * output
-            updates[layer] = (u, x)
-        return Factors(keep, updates, rates.momentum, rates.inject)
+        step = -rates.write.unsqueeze(-1)
+        updates = {layer: (step * pulled[layer], x) for layer, (x, _) in trace.items()}
+        if rates.erase is None:
+            return Factors(keep, updates, rates.momentum, rates.inject)
+        rate = rates.erase.unsqueeze(-1)
+        if self.algorithm.at == "kept":
+            if self.retention.axis == "row":  # no vector is read of A as its decayed rows answer x
+                updates = {layer: (u - rate * trace[layer][1], x) for layer, (u, x) in updates.items()}
+                return Factors(keep, updates, rates.momentum, rates.inject)
+            rate = rate * (keep.unsqueeze(-1) if keep.dim() == 3 else keep)
+        erase = {layer: rate * x for layer, (x, _) in trace.items()}
+        return Factors(keep, updates, rates.momentum, rates.inject, erase)
 
     def _affine(self) -> Affine | Refused:
         for holds, reason in (
@@ -178,6 +182,7 @@ class ComposedRule:
         ):
             return Refused("algorithm: maps the step; frozen forms that of a momentum under one decay per token")
         free = self.structure.linear and self.bias.affine is not None and self.bias.affine[0] == 0.0
+        runs = not (self.algorithm.erases and self.algorithm.at == "kept" and self.retention.axis == "row")
         return Linearised(
             self._factors,
             self._read,
@@ -187,7 +192,7 @@ class ComposedRule:
             link=self.retention.link,
             project=self.retention.project,
             step_map=self.algorithm.step_map,
-            exact=free and self.retention.project is None and not self.algorithm.erases,
+            exact=free and self.retention.project is None and runs,
             pace=self._pace,
         )
 

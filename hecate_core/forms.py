@@ -54,12 +54,23 @@ class Factors(NamedTuple):
     """One token's change of every weight, linear in what is stored: A_t = keep A + inject S, S = momentum S + u x^T.
 
     `updates` maps a weight to (u `[B, H, T, V]`, x `[B, H, T, K]`). `keep` is `[B, H, T]`, or per channel along `axis`.
+    `erase` maps the weights that forget along an input to the vector e that is read of the stored weight and taken
+    back: with u - A e for u. There A is the weight that runs, never the anchor, so the change stays linear in it.
     """
 
     keep: Tensor
     updates: Mapping[str, tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H T K"]]]
     momentum: Float[Tensor, "B H T"] | None = None
     inject: Float[Tensor, "B H T"] | None = None
+    erase: Mapping[str, Float[Tensor, "B H T K"]] | None = None
+
+    def moves(self, stored: Mapping[str, Float[Tensor, "B H V K"]]) -> dict[str, Float[Tensor, "B H V K"]]:
+        """u x^T of every weight for a single token (T = 1), the erase of what is stored included."""
+        erase = self.erase or {}
+        return {
+            name: (u - erase[name] @ stored[name].mT if name in erase else u).mT @ x
+            for name, (u, x) in self.updates.items()
+        }
 
 
 class Pace(NamedTuple):

@@ -207,7 +207,7 @@ def _steps(rule: MemoryRule | None) -> Callable[[LevelMemory, State, Mapping[str
             factors = form.factors(module.params.record(), before.memory, tokens)
         except (HecateError, RuntimeError, KeyError, AttributeError):
             return None  # a rule that sees more than its inputs and gates
-        sizes = [(u.double().norm() * x.double().norm()).square() for u, x in factors.updates.values()]
+        sizes = [move.double().norm().square() for move in factors.moves(before.memory).values()]
         return torch.stack(sizes).sum().sqrt()
 
     return size

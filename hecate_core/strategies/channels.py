@@ -8,6 +8,7 @@ import torch
 from hecate_core.forms import Factors
 from hecate_core.ops.decay import products
 from hecate_core.shapes import Float, Tensor
+from hecate_core.strategies.erasing import earlier, solved
 from hecate_core.strategies.grown import Joint, Stored
 from hecate_core.weights import PerToken
 
@@ -16,7 +17,7 @@ class GrownChannels:
     """Weights per token under a decay per "column" `[B, H, T, K]` or "row" `[B, H, T, V]`, negative ones included."""
 
     def __init__(self, stored: Stored, factors: Factors, axis: str) -> None:
-        self._stored, self._updates, self._column = stored, factors.updates, axis == "column"
+        self._stored, self._updates, self._column = stored, dict(factors.updates), axis == "column"
         keeps = products(factors.keep.mT, signed=True).movedim(2, -1)  # B H T+1 T+1 channels
         reach = keeps[:, :, :, 1:]
         self._start: Tensor | None = None
@@ -28,6 +29,22 @@ class GrownChannels:
             reach = torch.einsum("bhtsc,bhsi->bhtic", reach, self._momenta[:, :, 1:])
             self._start, reach = reach[:, :, 1:, 0], reach[:, :, :, 1:]
         self._began, self._reach = keeps[:, :, 1:, 0], reach[:, :, 1:]
+        for name, e in (factors.erase or {}).items():
+            self._updates[name] = self._settled(name, e)
+
+    def _settled(self, name: str, e: Float[Tensor, "B H T K"]) -> tuple[Tensor, Tensor]:
+        """A weight's updates with its erase taken back: specs/forms/linearised.md, Eq. 13, by rows one for each."""
+        u, inputs = self._updates[name]
+        began = earlier(self._began, torch.ones_like(self._began[:, :, :1]))
+        reach = earlier(self._reach, torch.zeros_like(self._reach[:, :, :1]))
+        u = u - self._through(began, e, self._stored[name].memory)
+        if self._start is not None:
+            start = earlier(self._start, torch.zeros_like(self._start[:, :, :1]))
+            u = u - self._through(start, e, self._stored[name].both[:, :, 1])
+        if self._column:
+            return solved(torch.einsum("bhtk,bhtik,bhik->bhti", e, reach, inputs), u), inputs
+        scores = ((e @ inputs.mT).unsqueeze(-1) * reach).movedim(-1, 2)  # B H V T T
+        return solved(scores, u.mT.unsqueeze(-1)).squeeze(-1).mT, inputs
 
     def apply(self, name: str, x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T V"]:
         """See `Weights.apply`."""

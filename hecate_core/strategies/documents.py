@@ -86,7 +86,11 @@ class Restarting:
             keep, momentum, inject = _paced(Pace(made.keep, made.momentum, made.inject), tokens)
             writes = tokens[WRITES].unsqueeze(-1)
             updates = {name: (torch.where(writes, u, 0.0), x) for name, (u, x) in made.updates.items()}
-            return Factors(keep, updates, momentum, inject)
+            erases = writes & ~tokens[STARTS].unsqueeze(
+                -1
+            )  # nothing is left that could be erased where a document starts
+            erase = made.erase and {name: torch.where(erases, e, 0.0) for name, e in made.erase.items()}
+            return Factors(keep, updates, momentum, inject, erase)
 
         def pace(tokens: Tokens) -> Pace:
             assert form.pace is not None

@@ -5,7 +5,7 @@ A_t = b_t A_0 + g_t S_0 + sum over i <= t of reach_ti u_i x_i^T (specs/forms/lin
 Chunks lie on an absolute grid and the anchor is state, so however a text is cut the result is the same.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from hecate_core.ops.decayed_linear import REFERENCE, DecayedLinearPair, Decays,
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
+from hecate_core.strategies.anchored import Anchored, back_in_domain
 from hecate_core.strategies.channels import GrownChannels
+from hecate_core.strategies.erasing import settled
 from hecate_core.strategies.grown import Grown, Linked, Stored, memories, momenta, stacked
 from hecate_core.strategies.mapped import GrownMapped
 from hecate_core.weights import PerToken, Shared, Weights
@@ -71,12 +73,34 @@ class Frozen:
         """The rule's first state and the anchor of the first chunk."""
         form = self._form(rule)
         state = rule.init_state(params, batch)
-        state = state.replace(anchor=state.at(form.memory))
+        memory = state.at(form.memory)
+        state = state.replace(anchor=memory)
+        if form.project is not None:
+            device = next(iter(memory.flat().values())).device
+            state = state.replace(unprojected=torch.zeros(batch, dtype=torch.bool, device=device))
         if self._links_once(form):
-            link = _sight(form)
-            assert link is not None
-            state = state.replace(seen=state.at(form.memory).map(link))
+            state = state.replace(seen=memory if form.link is None else memory.map(form.link))
         return state
+
+    def around(self, rule: MemoryRule) -> MemoryRule:
+        """The rule; with this strategy's reads where they differ from the rule's own."""
+        form = self._form(rule)
+        plain = (self.link, self.read) == ("token", "token") and form.project is None
+        return rule if plain or isinstance(rule, Anchored) else Anchored(rule, self.recall)
+
+    def recall(
+        self, rule: MemoryRule, params: Params, state: State, q: Float[Tensor, "B H T K"]
+    ) -> Float[Tensor, "B H T V"]:
+        """What the next token would read if it wrote nothing."""
+        form, begins = self._form(rule), state.position % self.chunk == 0
+        if self.read == "anchor" and not begins:
+            return form.read(params, Shared(_linked(form, state.anchor)), q)
+        if self._links_once(form) and not begins:
+            return form.read(params, Shared(state.seen), q)
+        stored: Mapping[str, Tensor] = state.at(form.memory)
+        if form.project is not None:
+            stored = back_in_domain(stored, form.project, state.unprojected)
+        return form.read(params, Shared(_linked(form, stored)), q)
 
     def __call__(
         self,
@@ -90,7 +114,7 @@ class Frozen:
         form = self._form(rule)
         sizes = _grid(state.position % self.chunk, tokens.q.shape[2], self.chunk, self._links_once(form))
         if not sizes:
-            return rule.read(params, state, tokens.q), state
+            return self.recall(rule, params, state, tokens.q), state
         if form.gather is not None:
             tokens, state = form.gather(params, state, tokens, write)
         walk = _Walk(form, params, state, self)
@@ -120,6 +144,7 @@ class _Walk:
         self._stored: Stored = stacked(state.at(form.memory), momentum)
         self._anchor: State = state.anchor
         self._seen: Mapping[str, Tensor] | None = state.get("seen")
+        self._unprojected: Tensor | None = state.get("unprojected")  # [B]: rows written since they last were
 
     def piece(self, tokens: Tokens, due: Tensor | None, spread: Decays | None) -> Float[Tensor, "B H T V"]:
         """Tokens of one chunk: gradients at the anchor, then reads after each write."""
@@ -131,24 +156,38 @@ class _Walk:
         if due is not None:
             factors = _masked(factors, _of_groups(due, self._form.group))
         self._position += tokens.q.shape[2]
+        written = self._written(due, tokens.q)
         if self._seen is not None:
             return self._linked_once(tokens.q, factors, spread, phase)
         grown = self._grow(self._stored, factors, spread)
-        y = self._form.read(self._params, self._weights(grown, factors), tokens.q)
+        y = self._form.read(self._params, self._weights(grown, factors, written), tokens.q)
         self._advance(grown)
         return y
 
-    def _weights(self, grown: Growth, factors: Factors) -> Weights:
+    def _written(self, due: Bool[Tensor, "B T"] | None, q: Tensor) -> Bool[Tensor, "B T"] | None:
+        """Whether a row has been written since its last projection, after each token; None without a projection."""
+        if self._unprojected is None:
+            return None
+        due = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if due is None else due
+        written = self._unprojected.unsqueeze(1) | (due.cumsum(1) > 0)
+        self._unprojected = written[:, -1]
+        return written
+
+    def _weights(self, grown: Growth, factors: Factors, written: Tensor | None) -> Weights:
         """What reads see: every token's memory, or the anchor's."""
-        link = _sight(self._form)
+        form = self._form
         if self._how.read == "anchor":
-            return Shared(self._anchor if link is None else self._anchor.map(link))
-        if link is None:
+            return Shared(_linked(form, self._anchor))
+        if form.project is not None:
+            assert written is not None
+            every = {name: grown.every(name) for name in factors.updates}
+            return PerToken(_linked(form, back_in_domain(every, form.project, written)))
+        if form.link is None:
             return grown
-        by: Any = link
+        by: Any = form.link
         if isinstance(grown, Grown) and hasattr(by, "op"):
             return Linked(grown, by if self._how.link_pair is None else by.on(self._how.link_pair))
-        return PerToken({name: link(grown.every(name)) for name in factors.updates})
+        return PerToken(_linked(form, {name: grown.every(name) for name in factors.updates}))
 
     def _renewed(self) -> State:
         """The anchor of the chunk that begins: every stored weight, or those whose turn it is."""
@@ -168,16 +207,17 @@ class _Walk:
             state = state.put(self._form.momentum, State.of(momenta(self._stored)).map(plain))
         if self._seen is not None:
             state = state.replace(seen=State.of(self._seen))
+        if self._unprojected is not None:
+            state = state.replace(unprojected=self._unprojected)
         return state.replace(position=self._position)
 
     def _linked_once(self, q: Tensor, factors: Factors, spread: Decays | None, phase: int) -> Tensor:
         """The first token goes through the link, the others read weights that run on linearly from there."""
-        link, before = _sight(self._form), self._momenta()
-        assert link is not None
+        before = self._momenta()
         assert self._seen is not None
         self._advance(self._grow(self._stored, factors, spread))
         if phase == 0:
-            self._seen = {name: link(matrix) for name, matrix in memories(self._stored).items()}
+            self._seen = _linked(self._form, self._projected())
             return self._form.read(self._params, Shared(self._seen), q)
         grown = self._grow(stacked(self._seen, before), factors, spread)
         y = self._form.read(self._params, grown, q)
@@ -194,10 +234,11 @@ class _Walk:
             return GrownChannels(stored, factors, form.axis)
         if spread is None:
             spread = decays(factors.keep, factors.momentum, factors.inject)
+        updates = settled(factors, stored, spread)
         if form.group > 1:  # a token's read is that of its last change
             last = slice(form.group - 1, None, form.group)
             spread = spread._replace(reach=spread.reach[:, :, last], reads=spread.reads[:, :, last])
-        return Grown(stored, factors.updates, spread, self._how.pair)
+        return Grown(stored, updates, spread, self._how.pair)
 
     def _momenta(self) -> Mapping[str, Tensor] | None:
         return None if self._form.momentum is None else momenta(self._stored)
@@ -205,18 +246,21 @@ class _Walk:
     def _advance(self, grown: Growth) -> None:
         """What survives the piece; at the end of a chunk back in its domain."""
         self._stored = grown.last()
-        project = self._form.project
-        if project is not None and self._position % self._how.chunk == 0:
-            memory = {name: project(matrix) for name, matrix in memories(self._stored).items()}
-            self._stored = stacked(memory, self._momenta())
+        if self._unprojected is not None and self._position % self._how.chunk == 0:
+            self._stored = stacked(self._projected(), self._momenta())
+            self._unprojected = torch.zeros_like(self._unprojected)
+
+    def _projected(self) -> Mapping[str, Tensor]:
+        """Every stored weight in its domain."""
+        stored, project = memories(self._stored), self._form.project
+        if project is None or self._unprojected is None:
+            return stored
+        return back_in_domain(stored, project, self._unprojected)
 
 
-def _sight(form: Linearised) -> Callable[[Tensor], Tensor] | None:
-    """From what is stored to what a read sees: projection, then link; None where both are the same."""
-    link, project = form.link, form.project
-    if link is not None and project is not None:
-        return lambda stored: link(project(stored))
-    return project if link is None else link
+def _linked(form: Linearised, stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The weights of what is stored."""
+    return stored if form.link is None else {name: form.link(matrix) for name, matrix in stored.items()}
 
 
 def _grid(phase: int, count: int, chunk: int, first_alone: bool) -> list[int]:
@@ -276,4 +320,5 @@ def _masked(factors: Factors, due: Bool[Tensor, "B 1 T"]) -> Factors:
     """Neutral wherever `due` is False, and nothing written there."""
     pace = _rested(Pace(factors.keep, factors.momentum, factors.inject), due)
     updates = {name: (torch.where(due.unsqueeze(-1), u, 0.0), x) for name, (u, x) in factors.updates.items()}
-    return Factors(pace.keep, updates, pace.momentum, pace.inject)
+    erase = factors.erase and {name: torch.where(due.unsqueeze(-1), e, 0.0) for name, e in factors.erase.items()}
+    return Factors(pace.keep, updates, pace.momentum, pace.inject, erase)

@@ -159,10 +159,12 @@ def _grown(form: Linearised, state: State, factors: Factors) -> State:
     memory = {}
     for name, (u, x) in factors.updates.items():
         grown = state.at(form.memory)[name]
+        erase = None if factors.erase is None else factors.erase.get(name)
         surprise = None if form.momentum is None else state.at(form.momentum)[name]
         for i in range(form.group):
             now = slice(i, i + 1)
-            move = u[:, :, now].mT @ x[:, :, now]
+            write = u[:, :, now] if erase is None else u[:, :, now] - erase[:, :, now] @ grown.mT
+            move = write.mT @ x[:, :, now]
             if factors.momentum is not None and surprise is not None:
                 move = surprise = factors.momentum[:, :, now, None] * surprise + move
             if form.step_map is not None:
@@ -191,14 +193,14 @@ def linearised_factors_equal_the_inner_gradient(case: RuleCase) -> None:
     d = rule.bias.cotangent(prediction.detach(), tokens.v, tokens)
     grads = torch.autograd.grad((d * prediction).sum(), list(leaves.values()))
     rates, factors = rule.algorithm.rates(tokens), form.factors(case.params, stored, tokens)
+    moves = factors.moves(stored)
     for name, grad in zip(leaves, grads, strict=True):
-        u, x = factors.updates[name]
         if rule.algorithm.at == "kept":  # by the kept weights, not by the stored ones
             grad = _by_the_kept(grad, rule.retention.keep(tokens), rule.retention.axis)
         expected = -rates.write[..., None] * grad
         if rates.erase is not None:
             expected = expected - rates.erase[..., None] * (trace[name][1].mT @ trace[name][0])
-        demand_close(f"the factors of {name} against -write x gradient", u.mT @ x, expected.detach(), NEAR)
+        demand_close(f"the factors of {name} against -write x gradient", moves[name], expected.detach(), NEAR)
 
 
 def _by_the_kept(grad: Tensor, keep: Tensor, axis: str) -> Tensor:

@@ -116,6 +116,8 @@ def relative(found: Tensor, expected: Tensor) -> float:
     """Largest error over max(1, largest entry); infinite where one is not finite and the other is."""
     if not expected.numel():
         return 0.0
+    if not expected.is_floating_point():  # a mask or a count is right or wrong
+        return 0.0 if torch.equal(found, expected) else float("inf")
     error = (found.detach() - expected.detach()).abs().max()
     return float(torch.nan_to_num(error / expected.detach().abs().max().clamp(min=1.0), nan=float("inf")))
 

@@ -11,6 +11,7 @@ from hecate_core.forms import Linearised, Refused
 from hecate_core.protocols import Strategy
 from hecate_core.records import State, Tokens, unflat
 from hecate_core.shapes import Tensor
+from hecate_core.strategies.anchored import back_in_domain
 from hecate_core.strategies.sequential import Sequential
 from hecate_core.testing.engine import Failed
 from hecate_core.testing.samples import (
@@ -133,7 +134,10 @@ def _settled(case: RuleCase, state: State) -> State:
     form = case.rule.offers(Linearised)
     if isinstance(form, Refused) or form.project is None:
         return state
-    return state.put(form.memory, state.at(form.memory).map(form.project))
+    stored, written = state.at(form.memory), state.get("unprojected")
+    if written is None:
+        return state.put(form.memory, stored.map(form.project))
+    return state.put(form.memory, State.of(back_in_domain(stored, form.project, written)))
 
 
 def no_token_and_one_token(case: RuleCase, strategy: Strategy) -> None:
@@ -291,11 +295,13 @@ def _groups(case: RuleCase, strategy: Strategy) -> Iterator[tuple[str, list[Tens
     for what, name in names.items():
         yield what, [tokens[name]], _by_token(case, strategy, tokens, state, name)
     flat = state.flat()
+    smooth = [name for name, one in flat.items() if one.is_floating_point()]
 
     def from_state(leaves: list[Tensor]) -> Tensor:
-        return _scalar(case, strategy, tokens, unflat(dict(zip(flat, leaves, strict=True)), {"": state.position}))
+        given = flat | dict(zip(smooth, leaves, strict=True))
+        return _scalar(case, strategy, tokens, unflat(given, {"": state.position}))
 
-    yield "the carried state", list(flat.values()), from_state
+    yield "the carried state", [flat[name] for name in smooth], from_state
 
 
 def _by_token(

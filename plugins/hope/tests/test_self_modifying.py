@@ -140,7 +140,8 @@ class ByHand:
             for i, (name, grad) in enumerate(zip(leaves, grads, strict=True)):
                 step = -rate["write"] * grad
                 if self.options["erase"] == "layers" or (self.options["erase"] == "first" and i == 0):
-                    step = step - rate["write"] * torch.outer(anchor[name] @ z, z)
+                    erase = rate["write"] / (1 - rate["write"] + rate["write"] * z.square().sum())
+                    step = step - erase * torch.outer(weights[name] @ z, z)  # of what runs, not of the anchor
                 z = F.gelu(anchor[name] @ z)
                 if "momentum" in gates:
                     step = moves[name] = gates["momentum"] * momentum[name] + step
@@ -316,8 +317,8 @@ def test_used_rates_stay_inside_their_ranges_for_any_answer() -> None:
     assert float(factors.keep.min()) >= 0.5
     assert float(factors.keep.max()) <= 0.9999
     one, shift = setup({})[0], params.replace(write_shift=torch.full((H,), 2000.0, dtype=torch.float64))
-    assert one.rates["write"].high == 0.1
-    assert setup({"momentum": True})[0].rates["write"].high == pytest.approx(0.01)
+    assert one.rates["write"].high == 0.25
+    assert setup({"momentum": True})[0].rates["write"].high == pytest.approx(0.025)
     y, _ = Sequential()(rule, shift, given, rule.init_state(shift, B))
     assert bool(torch.isfinite(y).all())
 

@@ -132,8 +132,9 @@ def test_dgd_takes_any_bias_and_offers_what_that_bias_allows() -> None:
     rule = rule_of({"name": "dgd", "bias": "l2"})
     assert rule.gates["write"].high == 0.5  # 2 write <= 1 + retain for every retain
     assert not isinstance(rule.offers(Affine), Refused)
-    frozen = rule_of("dgd").offers(Linearised)
-    assert not isinstance(frozen, Refused)
-    assert not frozen.exact  # the erase looks at the memory, whatever the bias
+    for bias, exact in (("dot", True), ("l2", False)):  # the erase runs; a gradient of l2 sees the anchor
+        frozen = rule_of({"name": "dgd", "bias": bias}).offers(Linearised)
+        assert not isinstance(frozen, Refused)
+        assert frozen.exact == exact
     with pytest.raises(CompositionError, match='expected "write"'):
         rule_of({"name": "dgd", "erase": "none"})

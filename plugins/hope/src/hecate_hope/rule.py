@@ -36,6 +36,7 @@ from hecate_hope.parts import Part, bounded, unit
 RETAIN = Gate(0.5, 0.9999, init=0.98)  # bounded like a gate, though a memory makes it; so is the step size
 MOMENTUM_GAIN = 10.0  # steps under a momentum of 0.9 add up to this, so the largest of them shrinks by it
 ERASES = ("first", "layers", "none")
+TINY = 1e-12  # an input of nothing has nothing to erase
 
 
 class SelfModifyingTitans:
@@ -64,7 +65,7 @@ class SelfModifyingTitans:
         adapt_q: bool = False,
         momentum: bool = False,
         values: str = "bounded",
-        largest_write: float = 0.1,
+        largest_write: float = 0.25,
         projection_chunks: int = 1,
     ) -> None:
         for option, given, known in (("erase", erase, ERASES), ("values", values, ("bounded", "free"))):
@@ -106,8 +107,7 @@ class SelfModifyingTitans:
         tokens = token.map(lambda one: one.unsqueeze(2))
         factors = self._factors(params, state.memory, tokens)
         memory, momentum = {}, {}
-        for name, (u, x) in factors.updates.items():
-            move = u.mT @ x  # [B, H, rows, 1] @ [B, H, 1, columns]
+        for name, move in factors.moves(state.memory).items():
             if factors.momentum is not None:
                 move = momentum[name] = scaled(factors.momentum.squeeze(2), state.momentum[name]) + move
             memory[name] = scaled(factors.keep.squeeze(2), state.memory[name]) + move
@@ -151,18 +151,24 @@ class SelfModifyingTitans:
         made = {name: part.answer(params, weights, tokens.x) for name, part in self._parts.items() if name in _FROM_X}
         k, v = unit(made["key"]), bounded(made["value"]) if self._bounded else made["value"]
         write, retain = (_rate(gate, name, made[name], params) for name, gate in self.rates.items())
-        step, updates = -write.unsqueeze(-1), {}
+        rate, updates, erase = write.unsqueeze(-1), {}, {}
         for part in self._parts.values():
             target = part.answer(params, weights, v)
             prediction, trace = part.trace(params, weights, k)
             pulled = part.pullback(params, weights, trace, self._bias.cotangent(prediction, target, tokens))
-            for layer, (x, output) in trace.items():
-                u = step * pulled[layer]
-                updates[part.weight(layer)] = (u + step * output if layer in self._erased else u, x)
-        return Factors(retain, updates, tokens.momentum if self._momentum else None)
+            for layer, (x, _) in trace.items():
+                updates[part.weight(layer)] = (-rate * pulled[layer], x)
+                if layer in self._erased:
+                    erase[part.weight(layer)] = _erase(rate, x)
+        return Factors(retain, updates, tokens.momentum if self._momentum else None, erase=erase)
 
 
 _FROM_X = ("key", "value", "write", "retain")
+
+
+def _erase(write: Float[Tensor, "B H T 1"], z: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
+    """The erase rate times its input: `write` where |z| = 1, never more than all that lies along z. Spec Eq. 7."""
+    return write * z / (1.0 - write + write * z.square().sum(-1, keepdim=True)).clamp(min=TINY)
 
 
 def _rate(gate: Gate, name: str, answer: Float[Tensor, "B H T K"], params: Params) -> Float[Tensor, "B H T"]:

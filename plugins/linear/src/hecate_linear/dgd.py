@@ -7,7 +7,7 @@ from typing import Any
 
 from hecate_core.api import ComposedRule, DeltaGradientDescent, Matrix, ScalarDecay, registry
 
-# An affine bias has the range that the knobs derive. Others run frozen: a chunk of 16 erases a repeated key 16 times.
+# An affine bias has the range that the knobs derive. Others run frozen, where gradients add up.
 FROZEN = {"high": 0.1, "init": 0.05}
 
 

@@ -131,18 +131,15 @@ class TNT:
     ) -> Float[Tensor, "B H T V"]:
         """What the next token would read if it wrote nothing."""
         plain = self.around(rule).rule
-        form = plain.offers(Linearised)
-        assert isinstance(form, Linearised)
         reads = []
         if self.global_chunk:
-            seen = state.at(form.memory) if state.position % self.global_chunk == 0 else state.anchor
-            reads.append(plain.read(params, state.put(form.memory, seen), q))
+            reads.append(self._global.recall(plain, params, state, q))
         for index, shard in enumerate(self.shards):
             mine, local = params_of(plain, params, index), state[f"local{index}"]
             if state.position % shard == 0:
                 local = self._fresh(index, plain, params, q.shape[0])
             asked = q @ local.projection.mT if self.project else q
-            reads.append(plain.read(mine, local, asked))
+            reads.append(self._locals[index].recall(plain, mine, local, asked))
         return _added(reads)
 
     def _fresh(self, index: int, plain: MemoryRule, params: Params, batch: int) -> State:
