@@ -205,6 +205,21 @@ def test_f_divergence_has_the_derivative_of_its_implicit_solution(divergence: st
     assert torch.autograd.gradcheck(retention.advance, (before, move), eps=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1.0, 10.0, 40.0])
+@pytest.mark.parametrize("divergence", sorted(DIVERGENCES))
+def test_f_divergence_keeps_its_mass_in_float32(divergence: str, scale: float) -> None:
+    """A matrix that learns under l2 with write 1, from values of any size: every step lands beside a pole."""
+    retention, random = FDivergence(divergence=divergence), torch.Generator().manual_seed(0)
+    k, v = (torch.randn(64, 16, 1, generator=random) for _ in "kv")
+    k, stored = k / k.norm(dim=1, keepdim=True), torch.full((16, 16), 1.0 / 16.0)
+    for t in range(64):
+        stored = retention.advance(stored, (scale * v[t] - stored @ k[t]) @ k[t].mT)
+        assert stored.dtype == torch.float32
+        assert bool(stored.isfinite().all()), t
+        assert float((stored.sum(0) - 1.0).abs().max()) <= 1e-5, t
+    assert retention.advance(stored.bfloat16(), stored.bfloat16()).dtype == torch.bfloat16
+
+
 def test_kl_divergence_is_kl_retention_without_decay() -> None:
     retention, logits, g = FDivergence(divergence="kl"), matrix(), matrix(seed=1)
     assert retention.inverse is not None

@@ -14,7 +14,7 @@ HALVINGS = 60  # of the bracket around the multiplier: float64 has no more digit
 
 
 class Divergence(NamedTuple):
-    """The inverse of f', its slope, the argument where it is 1, and the (excluded) end of its domain."""
+    """The inverse of f', its slope, the argument where it is 1, and the (excluded) end of its domain or of float64."""
 
     factor: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
@@ -22,8 +22,10 @@ class Divergence(NamedTuple):
     end: float
 
 
+EXPONENT = 700.0  # exp of it is finite in float64; a share of 0 times infinity would be no number
+
 DIVERGENCES = {
-    "kl": Divergence(lambda u: (u - 1.0).exp(), lambda u: (u - 1.0).exp(), 1.0, float("inf")),
+    "kl": Divergence(lambda u: (u - 1.0).exp(), lambda u: (u - 1.0).exp(), 1.0, EXPONENT),
     "chi2": Divergence(
         lambda u: (1.0 + 0.5 * u).clamp(min=0.0),
         lambda u: torch.where(u > -2.0, 0.5, 0.0).to(u.dtype),
@@ -55,8 +57,12 @@ class FDivergence(NoDecay):
         self.inverse = self._start
 
     def advance(self, stored: Float[Tensor, "... V K"], move: Float[Tensor, "... V K"]) -> Float[Tensor, "... V K"]:
-        """The weights after a step `move` (= -write g), columns of the same mass."""
-        return stored * self._of.factor(self._argument(move - self._multiplier(stored, move)))
+        """The weights after a step `move` (= -write g), columns of the same mass.
+
+        In float64 whatever is given: near a pole of the factor zeta has no digits to lose.
+        """
+        dtype, stored, move = torch.result_type(stored, move), stored.double(), move.double()
+        return (stored * self._of.factor(self._argument(move - self._multiplier(stored, move)))).to(dtype)
 
     def _start(self, logits: Tensor) -> Tensor:
         return self._mass * torch.softmax(logits, -2)
