@@ -9,7 +9,7 @@ import torch
 from hecate_core import MemoryLayer, memory
 from hecate_core.composing import rule_of
 from hecate_core.errors import CompositionError, InputError
-from hecate_core.forms import Affine, Linearised, Refused
+from hecate_core.forms import Affine, Linearised, Refused, Sequenced
 from hecate_core.records import State
 from hecate_core.registry import registry
 from hecate_core.shapes import Tensor
@@ -99,6 +99,23 @@ def test_sequential_serves_documents_of_every_rule(rule: str) -> None:
     assert_alone(rule, "sequential", 1)
 
 
+OWN_STEPS = [name for name in registry().names("rule") if isinstance(rule_of(name).offers(Sequenced), Sequenced)]
+ZERO_TRELLIS = [{"name": "trellis", "start": "zeros"}] if "trellis" in OWN_STEPS else []
+
+
+@pytest.mark.parametrize("rule", ZERO_TRELLIS)
+def test_sequential_serves_documents_of_a_rule_with_an_op_and_a_first_memory_of_0(rule: Any) -> None:
+    assert_alone(rule, "sequential", 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rule", [*OWN_STEPS, *ZERO_TRELLIS], ids=str)
+def test_a_layer_whose_strategy_has_the_op_takes_steps_for_documents(rule: Any) -> None:
+    layer, x = layer_of("sequential", rule=rule), activations()
+    assert layer.memory.levels[0].pairs  # type: ignore[union-attr]
+    assert_layer_alone(layer, x)
+
+
 def exact_frozen() -> list[str]:
     forms = {name: rule_of(name).offers(Linearised) for name in registry().names("rule")}
     return [name for name, form in forms.items() if not isinstance(form, Refused) and form.exact]
@@ -176,24 +193,28 @@ def test_rows_of_different_length_are_as_if_alone(rule: str) -> None:
     assert end.position == COUNT
 
 
-def layer_of(strategy: str = "chunkwise", levels: Any = None) -> MemoryLayer:
+def layer_of(strategy: str = "chunkwise", levels: Any = None, rule: Any = "titans") -> MemoryLayer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return MemoryLayer(8, 2, rule="titans", strategy=strategy, chunk=5, levels=levels).double()
+        return MemoryLayer(8, 2, rule=rule, strategy=strategy, chunk=5, levels=levels).double()
 
 
 def activations() -> Tensor:
     return torch.randn(2, COUNT, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
 
-@torch.no_grad()
-def test_a_layer_mixes_nothing_across_documents_convolution_included() -> None:
-    layer, x = layer_of(), activations()
+def assert_layer_alone(layer: MemoryLayer, x: Tensor) -> None:
     y, _ = layer(x, starts=starts_of())
     for row, places in enumerate(BORDERS):
         edges = sorted({0, *places, COUNT})
         alone = [layer(x[row : row + 1, start:stop])[0] for start, stop in pairwise(edges)]
         assert relative(y[row : row + 1], torch.cat(alone, 1)) < EXACT
+
+
+@torch.no_grad()
+def test_a_layer_mixes_nothing_across_documents_convolution_included() -> None:
+    layer, x = layer_of(), activations()
+    assert_layer_alone(layer, x)
     plain, _ = layer(x)
     marked, _ = layer(x, starts=torch.zeros(2, COUNT, dtype=torch.bool))
     assert relative(marked, plain) < EXACT

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hecate_core.errors import InputError
-from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused
+from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused, Sequenced
 from hecate_core.gates import Gate
 from hecate_core.protocols import FormT, MemoryRule, Param
 from hecate_core.records import Params, State, Tokens, where_rows
@@ -62,7 +62,9 @@ class Restarting:
         offered: Any = self._rule.offers(form)
         return offered if isinstance(offered, Refused) else self._anew(offered)
 
-    def _anew(self, offered: Affine | Linearised) -> Any:
+    def _anew(self, offered: Affine | Linearised | Sequenced) -> Any:
+        if isinstance(offered, Sequenced):
+            return Refused("document starts: the op of the rule's own step takes no starts")
         if not self._from_zero:
             return Refused("document starts: the first memory is not 0, and wiping leaves 0")
         if offered.gather is not None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from hecate_core.errors import CompositionError
-from hecate_core.forms import Sequenced
+from hecate_core.forms import Refused, Sequenced
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens, where_rows
 from hecate_core.shapes import Bool, Float, Tensor
@@ -15,7 +15,8 @@ class Sequential:
     """Token by token through `rule.step`; always valid, slow, the only one that decoding needs.
 
     With `pair`, an implementation of the op that the rule offers as `Sequenced`, all tokens of a call are one op with
-    an analytical backward: the same steps, taken by the op. Without it autograd goes through the loop.
+    an analytical backward: the same steps, taken by the op. Without it, or where the rule refuses that form, autograd
+    goes through the loop.
     """
 
     name = "sequential"
@@ -44,9 +45,10 @@ class Sequential:
         if self.pair is not None and count:
             form: object = rule.offers(Sequenced)
             op = form.op if isinstance(form, Sequenced) else None
-            if not isinstance(form, Sequenced) or op != self.pair.op:
+            if isinstance(form, Sequenced) and op == self.pair.op:
+                return form.run(self.pair, params, state, tokens, write)
+            if not isinstance(form, Refused):  # refused for this call, as with document starts: steps serve it
                 raise CompositionError(f'rule "{rule.name}" has the op {op}; the pair given is for "{self.pair.op}"')
-            return form.run(self.pair, params, state, tokens, write)
         for t in range(count):
             token = tokens.map(lambda one, t=t: one[:, :, t])  # type: ignore[misc]
             y, after = rule.step(params, state, token)
