@@ -70,7 +70,8 @@ class CMS(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Every level over every token; the clock moves on, levels whose context ends return to their start.
 
-        Where `starts` is True a document begins: what the row's FAST levels had learned is gone from there on.
+        Where `starts` is True a document begins: what the row's FAST levels had learned is gone from there on, and the
+        row's changes have a gradient of 0 over this call.
         """
         added: list[Tensor] = []
         seen, after = x, dict(state)
@@ -152,6 +153,9 @@ class CMS(nn.Module):
         self, index: int, x: Tensor, level: State, position: int, starts: Tensor | None
     ) -> tuple[Tensor, State]:
         """A FAST level over the runs between the tokens where its context ends."""
+        gone = None if starts is None else starts.any(1).view(-1, 1, 1)
+        if gone is not None:  # only tokens before a start meet the change: what they say of it must not outlive it
+            level = level.replace(change=level.change.map(lambda one: torch.where(gone, one.detach(), one)))
         ends = strikes(position, x.shape[1], self.specs[index].reset_period, self.grain)
         outputs, begin = [], 0
         for end in (*ends, x.shape[1]):
@@ -160,8 +164,7 @@ class CMS(nn.Module):
             if end in ends:
                 level = self._fresh(index, x.shape[0])
             begin = end
-        if starts is not None:
-            gone = starts.any(1).view(-1, 1, 1)
+        if gone is not None:
             level = level.map(lambda one: one.masked_fill(gone, 0.0))
         return torch.cat(outputs, 1) if ends else outputs[0], level
 

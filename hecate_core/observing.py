@@ -129,8 +129,8 @@ def refuse_clocks_inside(model: LanguageModel, length: int, *, documents: bool =
     for name, chain in chains_of(model).items():
         if documents and chain.finest():
             raise InputError(
-                f"data.documents = true: {name} learns as it reads, and a document that begins inside a chunk would be "
-                "judged with the one before; drop documents, or the rate of model.cms.levels"
+                f"data.documents = true: {name} learns as it reads, and a chunk inside which a document begins would "
+                "teach it nothing; drop documents, or the rate of model.cms.levels"
             )
         if chain.finest() % length:
             raise InputError(

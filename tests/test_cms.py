@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from hecate_core.channel import SwiGLU
 from hecate_core.cms import CMS
 from hecate_core.errors import CompositionError, DataError, HecateError, InputError
-from hecate_core.model import LanguageModel
-from hecate_core.observing import learning_bits_per_byte, observe
+from hecate_core.model import LanguageModel, next_token_loss
+from hecate_core.observing import learned, learning_bits_per_byte, observe, with_leaves
 from hecate_core.records import State, positions_of, unflat
 from hecate_core.shapes import Tensor
 
@@ -224,6 +224,32 @@ def test_a_document_that_begins_forgets_what_its_row_had_learned() -> None:
     torch.testing.assert_close(y[0, 2:], fresh[0, 2:], atol=CLOSE, rtol=CLOSE)
     torch.testing.assert_close(y[1], carried[1], atol=CLOSE, rtol=CLOSE)
     assert float(after.level0.change.up[0].abs().max()) == 0.0 < float(after.level0.change.up[1].abs().max())
+
+
+@pytest.mark.parametrize("first", [0, 2, GRAIN - 1])
+def test_a_piece_in_which_a_document_begins_teaches_its_row_nothing(first: int) -> None:
+    model, (ids, targets) = model_of(levels=[{"rate": 0.1}, {"write_period": 2, "rate": 0.1}]), text(2 * GRAIN)
+    marks = torch.zeros(2, GRAIN, dtype=torch.bool)
+    marks[0, first] = True
+
+    def read(starts: Tensor | None) -> State:
+        """The state after one piece and what it taught, as a build goes about it."""
+        state, leaves = with_leaves(model.init_state(2))
+        logits, after = model(ids[:, :GRAIN], state, starts=starts)
+        grads = torch.autograd.grad(next_token_loss(logits, targets[:, :GRAIN]), list(leaves.values()))
+        after = after.map(torch.Tensor.detach)
+        return learned(model, after, dict(zip(leaves, grads, strict=True)), 2 * GRAIN, GRAIN)
+
+    plain, marked = read(None), read(marks)
+    ends = [observe(model, ids[:, GRAIN:], targets[:, GRAIN:], one).state.flat() for one in (plain, marked)]
+    paths = [path for path in plain.flat() if ".change." in path or ".pending." in path]
+    for path in paths:
+        one, two = plain.flat()[path], marked.flat()[path]
+        assert float(two[0].abs().max()) == 0.0
+        torch.testing.assert_close(two[1], one[1], atol=CLOSE, rtol=1e-9)
+        assert float(ends[1][path][0].abs().max()) > 0.0 or "pending" in path  # the next piece teaches it again
+        torch.testing.assert_close(ends[1][path][1], ends[0][path][1], atol=CLOSE, rtol=1e-9)
+    assert max(float(plain.flat()[path][0].abs().max()) for path in paths) > 0.0
 
 
 def test_stacked_levels_are_the_given_mlps_to_the_bit() -> None:
