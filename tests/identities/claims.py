@@ -1,5 +1,6 @@
 """What an identity is, and the tokens, gates and rules that all of them use, in float64."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from hecate_core.shapes import Tensor
 EXACT = 1e-11  # float64, other orders of the same sums over 13 tokens
 B, H, T, K = 2, 2, 13, 4  # values as wide as keys: residual memories ask for it
 WIDTHS = {"H": H, "K": K, "V": K}
+
+EXPONENTS = {"2": 2.0, "next to 2": math.nextafter(2.0, 3.0)}
+"""Of a norm: at 2 a rule may go without its link, beside it the link is evaluated and differs by rounding alone."""
 
 Sides = tuple[Tensor, Tensor]
 

@@ -1,5 +1,7 @@
 """MLP memories, and rules with a step of their own."""
 
+from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import torch
@@ -7,10 +9,13 @@ import torch.nn.functional as F
 
 from hecate_core import memory
 from hecate_core.composing import rule_of, strategy_of
+from hecate_core.records import State
 from hecate_core.registry import registry
+from hecate_core.shapes import Tensor
 from hecate_core.testing.samples import RuleCase
 
 from .claims import (
+    EXPONENTS,
     RETAIN,
     WIDTHS,
     WRITE,
@@ -46,8 +51,8 @@ def _() -> Sides:
     return found, read(deep, params=params, retain=RETAIN, write=0.1 * WRITE, momentum=full(0.0))
 
 
-def _moneta(link: str) -> Sides:
-    rule = {"name": "moneta", "p": 2.0, "q": 2.0, "link": link, "smooth": False, "depth": 1}
+def _moneta(link: str, q: float) -> Sides:
+    rule = {"name": "moneta", "p": 2.0, "q": q, "link": link, "smooth": False, "depth": 1}
     rule |= {"residual": False, "norm": False}
     start = first_params(rule)
     found = read(rule, params=start, retain=RETAIN.clamp(min=0.9), write=0.2 * WRITE)
@@ -55,9 +60,9 @@ def _moneta(link: str) -> Sides:
     return found, read(plain, params={"matrix": start["w1"]}, retain=RETAIN.clamp(min=0.9), write=0.4 * WRITE)
 
 
-for _link in ("printed", "dual", "exact"):
-    identity(f"moneta with p 2 and q 2, link {_link}, is delta at twice the rate", "rule moneta", "rule delta")(
-        lambda link=_link: _moneta(link)  # type: ignore[misc]
+for _link, _beside in product(("printed", "dual", "exact"), EXPONENTS):
+    identity(f"moneta with p 2 and q {_beside}, link {_link}, is delta at twice the rate", "rule moneta", "rule delta")(
+        lambda link=_link, q=EXPONENTS[_beside]: _moneta(link, q)  # type: ignore[misc]
     )
 
 
@@ -158,19 +163,67 @@ def _() -> Sides:
     return torch.cat(list(found.values())), torch.cat(expected)
 
 
-def _self_modified(strategy: Any) -> tuple[Any, Any]:
-    """Reads of memories that make their own keys and values; `memory` has no door for them."""
+def _self_modified() -> tuple[RuleCase, Tensor, dict[str, Tensor]]:
+    """The rule at hand, then its reads and the memories that it leaves, by a loop whose inner gradients are autograd's.
+
+    M <- retain M - write (M z z^T + grad 1/2 |M(k) - M(v)|^2), z what M meets of k; a memory is z + W2 gelu(W1 z).
+    """
     case = RuleCase(rule_of("self-modifying-titans"), widths=WIDTHS)
+    rule: Any = case.rule
+    given, params, reads = case.tokens(T, inner=True), case.params, []
+    memories = {name: params[name].expand(B, H, K, K) for name in params if name.endswith(("_w1", "_w2"))}
+    parts = [name.removesuffix("_w1") for name in memories if name.endswith("_w1")]
+
+    def hidden(part: str, z: Tensor, of: Mapping[str, Tensor]) -> Tensor:
+        return F.gelu(of[f"{part}_w1"] @ z)
+
+    def answer(part: str, z: Tensor, of: Mapping[str, Tensor]) -> Tensor:
+        return z + of[f"{part}_w2"] @ hidden(part, z, of)
+
+    def rate(name: str, made: Tensor) -> Tensor:
+        gate, row = rule.rates[name], params[f"{name}_row"]
+        first = torch.logit(torch.tensor((gate.init - gate.low) / (gate.high - gate.low), dtype=torch.float64))
+        raw = (made.squeeze(-1) * row).sum(-1) + params[f"{name}_shift"] + first
+        used: Tensor = gate.low + (gate.high - gate.low) * torch.sigmoid(raw)
+        return used[..., None, None]
+
+    for t in range(T):
+        q, x = (given[name][:, :, t].unsqueeze(-1) for name in "qx")
+        key, value = (answer(name, x, memories) for name in ("key", "value"))
+        write, retain = (rate(name, answer(name, x, memories)) for name in ("write", "retain"))
+        k = key / (key.square().sum(-2, keepdim=True) + 1e-12).sqrt()
+        v = value / value.norm(dim=-2, keepdim=True).clamp(min=1.0)
+        leaves = {name: one.detach().requires_grad_() for name, one in memories.items()}
+        loss = sum((answer(part, k, leaves) - answer(part, v, memories)).square().sum() for part in parts) / 2
+        slopes = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))  # type: ignore[arg-type]
+        met = {f"{part}_w1": k for part in parts} | {f"{part}_w2": hidden(part, k, memories) for part in parts}
+        memories = {
+            name: retain * one - write * (one @ met[name] @ met[name].mT + slopes[name])
+            for name, one in memories.items()
+        }
+        reads.append(answer("main", q, memories).squeeze(-1))
+    return case, torch.stack(reads, 2), memories
+
+
+def _as_self_modified(case: RuleCase, strategy: Any) -> tuple[Tensor, State]:
+    """Reads of memories that make their own keys and values; `memory` has no door for them."""
     made = strategy_of(strategy, case.rule)
-    return made(case.rule, case.params, case.tokens(T, inner=True), made.init_state(case.rule, case.params, 2))
+    return made(case.rule, case.params, case.tokens(T, inner=True), made.init_state(case.rule, case.params, B))
+
+
+TOKEN_BY_TOKEN: list[Any] = ["sequential", {"name": "frozen", "chunk": 1}]
 
 
 @identity("self-modifying titans in chunks of 1 is the token loop", "rule self-modifying-titans")
 def _() -> Sides:
-    return _self_modified({"name": "frozen", "chunk": 1})[0], _self_modified("sequential")[0]
+    case, reads, _ = _self_modified()
+    found = [_as_self_modified(case, strategy)[0] for strategy in TOKEN_BY_TOKEN]
+    return torch.stack(found), reads.expand(2, -1, -1, -1, -1)
 
 
 @identity("self-modifying titans in chunks of 1 leaves the memories of the token loop", "rule self-modifying-titans")
 def _() -> Sides:
-    one, two = (_self_modified(strategy)[1].memory for strategy in ({"name": "frozen", "chunk": 1}, "sequential"))
-    return torch.cat([one[n].flatten() for n in one]), torch.cat([two[n].flatten() for n in one])
+    case, _, memories = _self_modified()
+    found = [_as_self_modified(case, strategy)[1].memory for strategy in TOKEN_BY_TOKEN]
+    expected = torch.stack(list(memories.values()))
+    return torch.stack([torch.stack([one[name] for name in memories]) for one in found]), torch.stack([expected] * 2)

@@ -1,6 +1,7 @@
 """One knob against another."""
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from hecate_core.composing import rule_of
 from hecate_core.registry import registry
 from hecate_core.shapes import Tensor
 
-from .claims import RETAIN, WRITE, B, H, K, Sides, full, identity, knobs, normal, read, run
+from .claims import EXPONENTS, RETAIN, WRITE, B, H, K, Sides, T, full, identity, knobs, normal, read, run, tokens
 
 
 def same(claim: str, left: dict[str, Any], right: dict[str, Any], *, more: Any = None, other: Any = None) -> None:
@@ -64,18 +65,40 @@ same(
 for _net in ("elastic-ftrl", "elastic-proximal"):
     same(f"{_net} with threshold 0 is scalar decay", knobs(retention={"name": _net, "threshold": 0.0}), knobs())
 same("bregman with the square is scalar decay", knobs(retention={"name": "bregman", "potential": "square"}), knobs())
-same(
-    "bregman with the logistic potential is sigmoid",
-    knobs(retention={"name": "bregman", "potential": "logistic"}), knobs(retention="sigmoid"),
-)  # fmt: skip
+
+
+@identity("bregman with the logistic potential is sigmoid", "retention bregman", "retention sigmoid", "bias l2")
+def _() -> Sides:
+    """W <- sigmoid(retain logit W - write g), by hand, against both."""
+    given, start, reads = tokens(), normal(H, K, K, seed=3), []
+    weights = torch.sigmoid(start).expand(B, H, K, K)
+    for t in range(T):
+        q, k, v = (given[name][:, :, t].unsqueeze(-1) for name in "qkv")
+        kept, rate = RETAIN[:, :, t, None, None], WRITE[:, :, t, None, None]
+        weights = torch.sigmoid(kept * torch.logit(weights) - rate * ((weights @ k - v) @ k.mT))
+        reads.append((weights @ q).squeeze(-1))
+    both = ({"name": "bregman", "potential": "logistic"}, "sigmoid")
+    found = [read(knobs(retention=one), params={"matrix": start}, retain=RETAIN, write=WRITE) for one in both]
+    return torch.stack(found), torch.stack(reads, 2).expand(2, -1, -1, -1, -1)
+
+
 same(
     "the f-divergence kl is kl without decay",
     knobs(retention={"name": "f-divergence", "divergence": "kl"}), knobs(retention={"name": "kl", "decay": False}),
 )  # fmt: skip
-for _link in ("printed", "dual", "exact"):
+for _link, _beside in product(("printed", "dual", "exact"), EXPONENTS):
     same(
-        f"lq with q 2, link {_link}, is scalar decay", knobs(retention={"name": "lq", "q": 2.0, "link": _link}), knobs()
-    )
+        f"lq with q {_beside}, link {_link}, is scalar decay",
+        knobs(retention={"name": "lq", "q": EXPONENTS[_beside], "link": _link}), knobs(),
+    )  # fmt: skip
+
+
+@identity("the links of lq with q 2 leave the evidence as it is", "retention lq")
+def _() -> Sides:
+    from hecate_miras.links import powered, printed
+
+    evidence = normal(B, H, K, K, seed=4)
+    return torch.stack((printed(evidence, 2.0), powered(evidence, 2.0))), evidence.expand(2, -1, -1, -1, -1)
 
 
 @identity("the dual and the exact link of lq undo each other", "retention lq")

@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch
 
 from hecate_core import memory
+from hecate_core.aggregation import AGGREGATES
 from hecate_core.channel import SwiGLU
 from hecate_core.cms import CMS
 from hecate_core.composing import leveled_memory
@@ -72,20 +73,27 @@ def _absorbed(made: LeveledMemory, x: Tensor = X) -> Tensor:
         return made.absorb(x, made.init_state(len(x)))[0]
 
 
-@identity("one level of period 1 is the rule between a front and a head", "rule delta")
-def _() -> Sides:
-    made = _layer([1])
+def _only_level(made: LeveledMemory) -> Tensor:
+    """What its one level answers: a front, the rule, and heads side by side."""
     level = cast(LevelMemory, made.levels[0])
     with torch.no_grad():
         inputs, _ = level.front(X, level.front.init_state(2))
         gates = level.gates(X)
         y, _ = memory(inputs.q, inputs.k, inputs.v, rule="delta", gates=dict(gates), strategy="sequential")
-    return _absorbed(made), y.transpose(1, 2).flatten(2)
+    answer: Tensor = y.transpose(1, 2).flatten(2)
+    return answer
+
+
+@identity("one level of period 1 is the rule between a front and a head", "rule delta")
+def _() -> Sides:
+    made = _layer([1])
+    return _absorbed(made), _only_level(made)
 
 
 @identity("one level of period 1, aggregated any way, is that level", "rule delta")
 def _() -> Sides:
-    return _absorbed(_layer([1], aggregate="softmax")), _absorbed(_layer([1], aggregate="invsqrt"))
+    made = [_layer([1], aggregate=one) for one in AGGREGATES]
+    return torch.stack([_absorbed(one) for one in made]), torch.stack([_only_level(one) for one in made])
 
 
 @identity("a chain of one level of period 1 is no chain")
