@@ -166,7 +166,8 @@ def _() -> Sides:
 def _self_modified() -> tuple[RuleCase, Tensor, dict[str, Tensor]]:
     """The rule at hand, then its reads and the memories that it leaves, by a loop whose inner gradients are autograd's.
 
-    M <- retain M - write (M z z^T + grad 1/2 |M(k) - M(v)|^2), z what M meets of k; a memory is z + W2 gelu(W1 z).
+    W <- retain W - write W z z^T / (1 - write + write |z|^2) - write grad 1/2 |M(k) - M(v)|^2, z what W meets of k; a
+    memory is z + W2 gelu(W1 z).
     """
     case = RuleCase(rule_of("self-modifying-titans"), widths=WIDTHS)
     rule: Any = case.rule
@@ -187,6 +188,9 @@ def _self_modified() -> tuple[RuleCase, Tensor, dict[str, Tensor]]:
         used: Tensor = gate.low + (gate.high - gate.low) * torch.sigmoid(raw)
         return used[..., None, None]
 
+    def erased(write: Tensor, z: Tensor) -> Tensor:
+        return write / (1 - write + write * z.square().sum(-2, keepdim=True))
+
     for t in range(T):
         q, x = (given[name][:, :, t].unsqueeze(-1) for name in "qx")
         key, value = (answer(name, x, memories) for name in ("key", "value"))
@@ -198,7 +202,7 @@ def _self_modified() -> tuple[RuleCase, Tensor, dict[str, Tensor]]:
         slopes = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))  # type: ignore[arg-type]
         met = {f"{part}_w1": k for part in parts} | {f"{part}_w2": hidden(part, k, memories) for part in parts}
         memories = {
-            name: retain * one - write * (one @ met[name] @ met[name].mT + slopes[name])
+            name: retain * one - erased(write, met[name]) * one @ met[name] @ met[name].mT - write * slopes[name]
             for name, one in memories.items()
         }
         reads.append(answer("main", q, memories).squeeze(-1))
