@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hecate_core.compatibility import clash, contracting, declared
+from hecate_core.compatibility import clash, contracting, declared, surprising
 from hecate_core.errors import CompositionError
 from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused
 from hecate_core.gates import Gate, narrowed_gates
@@ -52,6 +52,8 @@ class ComposedRule:
             raise CompositionError(f"{name}: {reason}")
         try:
             gates = contracting(structure, bias, retention, algorithm, gates)
+            if narrow is None:
+                gates = surprising(structure, bias, algorithm, gates)
         except CompositionError as error:
             raise CompositionError(f"{name}: {error}") from None
         self.gates: Mapping[str, Gate] = narrowed_gates(gates, narrow or {}, name)

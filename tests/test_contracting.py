@@ -5,6 +5,7 @@ from itertools import product as corners
 import pytest
 import torch
 
+from hecate_core import memory
 from hecate_core.composing import rule_of
 from hecate_core.errors import CompositionError
 from hecate_core.forms import Affine, Refused
@@ -57,7 +58,9 @@ TWICE = {"name": "lp", "p": 2.0, "smooth": False}  # its gradient is twice the e
         ({"algorithm": "dgd", "retention": "none"}, 1.0),
         ({"algorithm": {"name": "dgd", "erase": "gate"}}, 0.5),
         ({"bias": TWICE, "algorithm": "dgd"}, 1.0 / 3.0),
-        ({"bias": TWICE, "algorithm": "momentum"}, 0.5),
+        ({"bias": TWICE, "algorithm": "momentum"}, 0.1),
+        ({"algorithm": "momentum"}, 0.2),
+        ({"algorithm": "momentum", "bias": "dot"}, 1.0),
         ({"bias": TWICE, "algorithm": {"name": "gd", "at": "kept"}}, 1.0),
         ({"bias": TWICE, "algorithm": {"name": "gd", "at": "kept", "reach": 2.0}}, 1.0),
         ({"structure": {"name": "mlp", "depth": 1}, "bias": TWICE}, 0.5),
@@ -70,6 +73,19 @@ def test_the_write_range_ends_where_the_knobs_say(knobs: dict[str, object], high
     assert gate.high == pytest.approx(highest)
     if "momentum" not in knobs.values() and "reach" not in str(knobs):
         assert gate.init / plain.init == pytest.approx(gate.high / plain.high)
+
+
+def test_a_momentum_over_errors_stays_bounded_on_random_keys() -> None:
+    rule = rule_of({**KNOBS, "algorithm": "momentum"})
+    assert rule.gates["momentum"].high == 0.9
+    random = torch.Generator().manual_seed(0)
+    k = torch.nn.functional.normalize(torch.randn(1, 1, 2000, 16, generator=random), dim=-1)
+    v = torch.randn(1, 1, 2000, 16, generator=random)
+    ends = {name: torch.full((1, 1, 2000), gate.high) for name, gate in rule.gates.items()}
+    assert float(memory(k, k, v, rule=rule, gates=ends)[0].abs().max()) < 100.0
+    wide = {**ends, "momentum": torch.full((1, 1, 2000), 0.99), "write": torch.full((1, 1, 2000), 1.0)}
+    free = rule_of({**KNOBS, "algorithm": "momentum", "narrow": {"momentum": {"high": 0.99}}})
+    assert not float(memory(k, k, v, rule=free, gates=wide)[0].abs().max()) < 1e6
 
 
 def test_a_preset_says_its_own_range_within_that() -> None:

@@ -12,7 +12,8 @@ GAIN = 2.0
 def titans(*, learn_start: bool = False, largest_write: float = 0.2, largest_momentum: float = 0.9) -> ComposedRule:
     """S_t = momentum S - write (M k - v) k^T; M_t = retain M + S_t. Source: [2501.00663] Eq. 13-14, 32-33.
 
-    The gates reach `largest_write` and `largest_momentum`; CompositionError where both together may diverge.
+    The gates reach `largest_write` and `largest_momentum`; CompositionError where both together diverge on random keys
+    (keys that turn steadily have a lower bound, which nothing enforces: spec Eq. 5).
     """
     if not (0.0 < largest_momentum <= 0.99 and 0.0 < largest_write <= 1.0):
         raise CompositionError(
