@@ -10,6 +10,7 @@ import torch
 
 from hecate_core.forms import Factors
 from hecate_core.ops.decayed_linear import Decays
+from hecate_core.precision import full_precision, widened
 from hecate_core.shapes import Float, Tensor
 from hecate_core.strategies.grown import Stored, Updates
 
@@ -37,8 +38,7 @@ def earlier(each: Tensor, first: Tensor) -> Tensor:
 
 def solved(scores: Float[Tensor, "... T T"], u: Float[Tensor, "... T V"]) -> Float[Tensor, "... T V"]:
     """U' of (I + scores) U' = U; `scores` is strictly lower triangular."""
-    with torch.autocast(u.device.type, enabled=False):
-        wide = torch.promote_types(scores.dtype, u.dtype)
-        system, right = scores.to(wide), u.to(wide)
-        made: Tensor = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-        return made
+    right = widened(u)
+    with full_precision(u.device):
+        made: Tensor = torch.linalg.solve_triangular(scores.to(right.dtype), right, upper=False, unitriangular=True)
+    return made

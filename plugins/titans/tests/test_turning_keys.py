@@ -1,4 +1,4 @@
-"""Keys that turn by one angle at every token: where momentum and writes grow together (specs/rules/titans.md, Eq. 5)."""
+"""Keys that turn by one angle at every token: where momentum and writes grow together (rules/titans.md, Eq. 5)."""
 
 import math
 
