@@ -52,8 +52,10 @@ def tokens_of(inputs: dict[str, Tensor], gates: dict[str, Tensor]) -> Tokens:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """Largest error over max(1, largest entry)."""
+    """Largest error over max(1, largest entry); a mask is right or wrong."""
     if not expected.numel():
         return 0.0
+    if expected.dtype == torch.bool:
+        return 0.0 if torch.equal(found, expected) else float("inf")
     found, expected = found.detach(), expected.detach()
     return float((found - expected).abs().max() / max(1.0, float(expected.abs().max())))
