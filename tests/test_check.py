@@ -144,6 +144,13 @@ def test_one_rule_runs_in_every_cell_of_its_own() -> None:
     assert found.runs == sum(cell.retention == OWN and cell.verdict != "invalid" for cell in found.cells)
 
 
+def test_a_twin_that_never_writes_passes_as_the_one_that_does() -> None:
+    """A comparison needs it; nothing hears of its memory, on purpose."""
+    memory = {"rule": "titans", "chunk": 8, "writes": False}
+    table = {"data": {"batch": 2, "length": 16}, "model": {"width": 16, "heads": 2, "depth": 1, "memory": memory}}
+    assert check_config(make_config(table)).failed == []
+
+
 def test_a_config_names_its_members_and_they_are_checked() -> None:
     found = check_config(model_config())
     assert found.failed == []

@@ -17,6 +17,8 @@ from hecate_core.errors import CompositionError, ConfigError
 from hecate_core.sweeping import check_cells, demand_checked, read_sweep
 from hecate_core.testing.engine import Check
 
+SWEEPS = sorted((Path(__file__).parents[1] / "benchmarks" / "evidence").glob("*.toml"))
+SWEEPS = [file for file in SWEEPS if not file.stem.endswith("-base")]
 SWEEP = """
 base = "base.toml"
 seeds = [0, 1]
@@ -170,3 +172,10 @@ def test_twelve_runs_killed_twice_end_with_the_same_table(folder: Path) -> None:
     whole, cut = killed_and_resumed(folder, [0, 1, 2, 3, 4, 5], kills=2)
     assert whole == cut
     assert len(whole) == 12
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_a_committed_sweep_passes_its_own_check(file: Path) -> None:
+    sweep = read_sweep(file)
+    assert demand_checked(check_cells(sweep, file.with_name(sweep.base)), tell=lambda line: None)

@@ -25,12 +25,16 @@ NOTHING = 1e-12  # float64: a product with exactly 1
 
 
 class ModelCase:
-    """The model of a tiny config, its parameters moved off their start so that everything has an influence."""
+    """The model of a tiny config, its parameters moved off their start so that everything has an influence.
+
+    Where a config keeps its memory from writing, as the twin of one that writes, that one is examined: what never
+    writes is heard of by nobody, on purpose.
+    """
 
     member = None
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        config = self.config = _writing(config)
         self.build = Build(config, tiny_corpus(config.model.vocab))
         self.model: LanguageModel = copy.deepcopy(self.build.model).double()
         random = torch.Generator().manual_seed(1)
@@ -56,6 +60,13 @@ class ModelCase:
         for block in range(self.config.model.depth):
             for index, level in enumerate(memory.levels):
                 yield f"block{block}.memory.level{index}", _spec(level), memory.grain or memory.chunk
+
+
+def _writing(config: Config) -> Config:
+    memory = config.model.memory
+    if memory is None:
+        return config
+    return attrs.evolve(config, model=attrs.evolve(config.model, memory=attrs.evolve(memory, writes=True)))
 
 
 def _spec(level: Level) -> LevelSpec:
