@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from attrs import asdict
 
+from hecate_core.composing import demand_letters
 from hecate_core.config import Config, load_config, make_config, schema
 from hecate_core.levels import ChainLevel, LevelSpec
 from hecate_core.model import LanguageModel
@@ -27,6 +28,8 @@ def compose(config: Config | Mapping[str, Any] | str | Path) -> LanguageModel:
     """
     config = config_of(config)
     model = config.model
+    if model.memory is not None:
+        demand_letters(model.memory.rule, model.memory.widths)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         made = LanguageModel(

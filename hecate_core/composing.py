@@ -136,10 +136,42 @@ def _preferred(strategy: Any, rule: MemoryRule) -> Any:
 
 
 def widths_of(width: int, heads: int, more: Mapping[str, int] | None = None) -> Widths:
-    """Heads, key and value width of a layer: D / H each unless `more` says otherwise."""
+    """Heads, key and value width of a layer: D / H each unless `more` says otherwise.
+
+    Heads and values have no say in `more`: what a memory reads must be as wide as the layer.
+    """
     if heads < 1 or width < 1 or width % heads:
         raise CompositionError(f"width {width} does not divide into {heads} heads; expected a multiple")
-    return {"H": heads, "K": width // heads, "V": width // heads, **(more or {})}
+    own = {"H": heads, "K": width // heads, "V": width // heads}
+    for letter, size in (more or {}).items():
+        if letter in ("H", "V"):
+            raise CompositionError(
+                f"widths.{letter} = {size!r}: {letter} = {own[letter]} follows from width {width} and {heads} heads; "
+                "leave it out"
+            )
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise CompositionError(f"widths.{letter} = {size!r}; expected an integer >= 1")
+    return {**own, **(more or {})}
+
+
+def demand_letters(reference: Any, widths: Mapping[str, int] | None) -> None:
+    """CompositionError for a width that the rule of the reference does not leave to be chosen.
+
+    A rule's letters are those of its inputs, parameters and gates; what it derives by a function is not free.
+    """
+    if not widths:
+        return
+    rule = rule_of(reference)
+    letters = {*rule.inputs.values(), *(gate.width for gate in rule.gates.values() if gate.width)}
+    letters |= {letter for param in rule.params.values() for letter in param.axes.split()}
+    fixed = {letter for letter, source in getattr(rule, "widths", {}).items() if callable(source)}
+    free = sorted(letters - fixed - {"H", "V"})
+    for letter, size in widths.items():
+        if letter not in {*free, "H", "V"}:  # those two are refused with the layer's own numbers, in `widths_of`
+            known = f"expected {' or '.join(free)}" if free else "leave it out"
+            raise CompositionError(
+                f'widths.{letter} = {size!r}: rule "{rule.name}" has no such width to choose; {known}'
+            )
 
 
 def leveled_memory(

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from hecate_core.composing import leveled_memory
+from hecate_core.composing import demand_letters, leveled_memory
 from hecate_core.differentiation import autodiff
 from hecate_core.errors import InputError
 from hecate_core.input_checks import refuse_non_finite
@@ -42,6 +42,7 @@ class MemoryLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.d_model = d_model
+        demand_letters(rule, widths)
         self.memory = leveled_memory(
             d_model,
             heads,

@@ -66,6 +66,7 @@ def test_build_replay_generate(capsys: pytest.CaptureFixture[str]) -> None:
         (["build", "--set", "model.widht=8"], 2, 'did you mean "width"?'),
         (["build", *TINY, "--set", "model.memory.rule=titan"], 2, 'did you mean "titans"?'),
         (["build", *TINY, "--set", "model.memory.rule=titans-deep"], 2, 'strategy "chunkwise"'),
+        (["build", *TINY, "--set", "model.memory.widths={M=3}"], 2, "expected K"),
         (["build", *TINY, "--set", "data.path=nowhere.txt"], 4, "nowhere.txt"),
         (["build", "--resume"], 2, "--out"),
         (["build", "--resume", "--out", "none"], 4, "no run is here"),

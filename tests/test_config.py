@@ -73,6 +73,7 @@ def test_a_level_of_the_config_is_a_level_of_the_model() -> None:
         ("[model]\nmemory = 3", 'c.toml:2: model.memory = 3; expected a table or "none"'),
         ("[model]\nwidth = 6.5", "c.toml:2: model.width = 6.5; expected an integer"),
         ("[model]\nwidth = true", "c.toml:2: model.width = true; expected an integer"),
+        ("[model.memory]\nwidths = {K = 0}", "c.toml:2: model.memory.widths.K = 0; expected an integer >= 1"),
         ("[model]\nwidth = 0", "c.toml:2: model.width = 0; expected an integer >= 1"),
         ("seed = 99999999999999999999", "c.toml:1: seed = 99999999999999999999; expected an integer"),
         ("[model]\nexpansion = nan", "c.toml:2: model.expansion = nan; expected a finite number"),

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 
 from hecate_core import MemoryLayer
 from hecate_core.composing import rule_of
-from hecate_core.errors import InputError
+from hecate_core.errors import CompositionError, InputError
 from hecate_core.forms import Linearised, Refused
 from hecate_core.records import State
 from hecate_core.registry import registry
@@ -29,7 +29,8 @@ EXPORT = 1e-6  # float32: the exported graph may order a sum differently
 
 
 def layer_of(rule: str, strategy: str = "sequential", **options: object) -> MemoryLayer:
-    given = {"levels": LEVELS, "chunk": 4, "conv": 3, "widths": {"M": 3}, **options}
+    slots = {"M": 3} if "M" in rule_of(rule).inputs.values() else {}
+    given = {"levels": LEVELS, "chunk": 4, "conv": 3, "widths": slots, **options}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return MemoryLayer(8, 2, rule=rule, strategy=strategy, **given)
@@ -149,6 +150,23 @@ def test_non_finite_input_is_refused_in_one_line(value: float) -> None:
     kind = "NaN" if value != value else "Inf"
     with pytest.raises(InputError, match=f"^MemoryLayer: x holds {kind}; expected finite numbers$"):
         layer(x)
+
+
+@pytest.mark.parametrize(
+    ("rule", "widths", "line"),
+    [
+        ("delta", {"M": 3}, 'widths.M = 3: rule "delta" has no such width to choose; expected K'),
+        ("trellis", {"Q": 3}, 'widths.Q = 3: rule "trellis" has no such width to choose; expected K or M'),
+        ("omega", {"L": 3}, 'widths.L = 3: rule "omega" has no such width to choose; expected K'),
+        ("delta", {"K": 0}, "widths.K = 0; expected an integer >= 1"),
+        ("delta", {"K": 2.0}, "widths.K = 2.0; expected an integer >= 1"),
+        ("delta", {"V": 5}, "widths.V = 5: V = 4 follows from width 8 and 2 heads; leave it out"),
+        ("delta", {"H": 1}, "widths.H = 1: H = 2 follows from width 8 and 2 heads; leave it out"),
+    ],
+)
+def test_a_width_that_is_nobody_s_to_choose_is_refused(rule: str, widths: dict[str, int], line: str) -> None:
+    with pytest.raises(CompositionError, match=f"^{re.escape(line)}$"):
+        layer_of(rule, widths=widths)
 
 
 @pytest.mark.parametrize("shape", [(9, 8), (2, 9, 7), (2, 9, 8, 1), (8,)])

@@ -25,6 +25,17 @@ def within(low: float, high: float) -> Validator:
     return _checked(lambda value: low <= value <= high, "between {} and {}", low, high)
 
 
+def each_at_least(low: int) -> Validator:
+    """A table of numbers, none below `low`."""
+
+    def check(_: Any, attribute: "Attribute[Any]", table: Any) -> None:
+        for key, value in table.items():
+            if value < low:
+                raise WrongValueError(value, f"an integer >= {low}", (attribute.name, key))
+
+    return check
+
+
 def distinct(_: Any, attribute: "Attribute[Any]", value: Any) -> None:
     """A list that names nothing twice."""
     if len(set(value)) != len(value):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-from hecate_core.config.ranges import above, at_least, distinct, filled, within
+from hecate_core.config.ranges import above, at_least, distinct, each_at_least, filled, within
 from hecate_core.config.reference import Reference
 from hecate_core.config.values import WrongValueError
 
@@ -60,7 +60,9 @@ class Memory:
     conv_streams: tuple[Literal["q", "k", "v"], ...] = field(default=("q", "k", "v"), validator=distinct)
     aggregate: Literal["invsqrt", "sum", "softmax"] = "invsqrt"  # how the reads of several levels add up
     backend: str = field(default="auto", validator=filled)
-    widths: Mapping[str, int] = field(factory=dict)  # by width letter, over what the model's width gives: M slots
+    widths: Mapping[str, int] = field(
+        factory=dict, validator=each_at_least(1)
+    )  # by letter, where a rule has one: M slots
     writes: bool = True  # false: never written, the twin that a memory is compared with
     levels: tuple[Level, ...] = field(default=(Level(),), validator=filled)
 
