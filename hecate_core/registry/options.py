@@ -24,12 +24,22 @@ def make(kind: str, factory: Callable[..., Any], reference: Reference, given: Ma
     options = _checked(place, factory, reference.options, given)
     try:
         return factory(**options)
+    except InputError as error:
+        raise type(error)(_placed(reference.place, str(error))) from error
     except HecateError:
         raise
     except ValueError as error:
         raise InputError(f"{place}: {told(error)}") from error
     except Exception as error:  # a stranger's constructor may raise anything
         raise PluginError(f"{place} cannot be made: {told(error)}") from error
+
+
+def _placed(place: str, text: str) -> str:
+    """The complaint behind its place; a key that it names itself is not said twice."""
+    where, _, key = place.rpartition(": ")
+    if not place or text.startswith(where or place):
+        return text
+    return f"{where}: {text}" if where and text.startswith(f"{key}.") else f"{place}: {text}"
 
 
 def _checked(
