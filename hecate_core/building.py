@@ -214,10 +214,13 @@ class Build:
 def _device(name: str) -> torch.device:
     """The device of that name, proven to be there by an empty tensor on it."""
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(" device")[0][:80]
         raise InputError(f'run.device = "{name}"; expected a device that is here, such as "cpu" ({reason})') from None
+    if device.type == "meta":
+        raise InputError('run.device = "meta"; expected a device that computes numbers, such as "cpu"')
+    return device
 
 
 def build(
@@ -239,6 +242,8 @@ def build(
     run = made.config.run
     if made.task is None and all(len(passage) < 2 for passage in made.corpus.heldout):
         raise DataError(f"data.path = {made.config.data.path}: too short to hold anything out; expected a longer text")
+    if made.task is None and made.config.model.vocab < 256:
+        raise InputError(f"model.vocab = {made.config.model.vocab}; expected at least 256, the bytes of a text")
     folder = (
         out
         if isinstance(out, RunFolder)

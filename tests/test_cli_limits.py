@@ -1,15 +1,60 @@
 """Input that no command can serve: one line and the documented status, before anything is written."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from hecate_core.cli.main import run
 
 from .test_cli_build import TINY, folder, said  # noqa: F401 -- a fixture
 
 BENCH = ["bench", "--rule", "delta", "--tokens", "8", "--device", "cpu", "--width", "8", "--seconds", "0.001"]
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--set", "model.vocab=2"], "model.vocab = 2; expected at least 256"),
+        (["--set", "run.device=meta"], 'run.device = "meta"; expected a device that computes'),
+        (["--set", "optimizer.lr=1e38"], "--set optimizer.lr: optimizer.lr = 1e+38; expected at most 1e+09"),
+        (["--set", "optimizer.lr=-1"], "--set optimizer.lr: optimizer.lr = -1.0; expected a finite number >= 0"),
+        (["--set", "model.memory.levels=[{lr_scale=1e38}]"], "lr_scale = 1e+38; expected a number between 0 and 1e+09"),
+        (["--set", "run.threads=100000"], "run.threads = 100000; expected an integer between 1 and 1024"),
+        (["--set", "model.width=100000000000"], "hecate: does not fit into memory"),
+        (["--set", "model.attention.window=9223372036854775807"], "hecate: does not fit into memory"),
+    ],
+)
+def test_a_build_that_cannot_be_leaves_no_folder(
+    capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    status, out, err = said(capsys, ["build", *TINY, *words, "--out", "made"])
+    assert (status, out, len(err)) == (2, "", 1), err
+    assert line in err[0]
+    assert not Path("made").exists()
+
+
 def test_an_option_s_mistake_in_a_file_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     Path("c.toml").write_text("seed = 1\n[optimizer]\nlr = -1\n")
     status, _, err = said(capsys, ["build", "c.toml"])
     assert (status, err) == (2, ["c.toml:2: optimizer.lr = -1.0; expected a finite number >= 0"])
+
+
+def test_a_plugin_that_fails_in_a_run_is_named(folder: Path) -> None:  # noqa: F811
+    assert run(["new", "rule", "stub", "--dir", "stub"]) == 0
+    info = folder / "stub/src/hecate_rule_stub-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hecate-rule-stub\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hecate]\nrules = hecate_rule_stub.plugin\n")
+    words = [*TINY, "--set", "model.memory.rule=stub", "--set", "model.memory.strategy=sequential", "--out", "a"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hecate_core.cli", "build", *words],
+        env={**os.environ, "PYTHONPATH": str(info.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert 'rule "stub" of hecate-rule-stub 1.0 failed: NotImplementedError: StubRule.step' in done.stderr

@@ -6,7 +6,7 @@ MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.FOUND: "the check found something, or runs differ",
     ExitCode.WRONG_INPUT: "wrong input: arguments, config, a name that nobody provides",
-    ExitCode.PLUGIN_FAILED: "a plugin that is needed does not load",
+    ExitCode.PLUGIN_FAILED: "a plugin that is needed does not load, or fails",
     ExitCode.UNREADABLE: "data or a checkpoint cannot be read, or the disk refuses",
     ExitCode.DIVERGED: "a run produced a number that is not finite",
     ExitCode.OUR_BUG: "a fault of ours; the traceback is in a file whose path is printed",

@@ -12,6 +12,7 @@ from typer.exceptions import Abort, TyperException
 from hecate_core.cli.output import tell
 from hecate_core.errors import ExitCode, HecateError, Terminated, nearest
 from hecate_core.files import write_text
+from hecate_core.registry.blame import blamed
 from hecate_core.registry.oneline import told
 
 
@@ -31,6 +32,12 @@ def report(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, TyperException):
         tell(_usage(error))
         return ExitCode.WRONG_INPUT
+    if _no_room(error):
+        tell(f"hecate: does not fit into memory: {told(error)}; expected a smaller width, window, length or batch")
+        return ExitCode.WRONG_INPUT
+    if (culprit := blamed(error)) is not None:
+        tell(f"{culprit} failed: {told(error)}{_kept(error)}")
+        return ExitCode.PLUGIN_FAILED
     tell(f"hecate: a fault of ours: {told(error)}{_kept(error)}")
     return ExitCode.OUR_BUG
 
@@ -45,6 +52,16 @@ def _usage(error: TyperException) -> str:
         return f'{place}: no option "{option}"{nearest(option, known)}'
     message = " ".join(error.format_message().split()).rstrip(".")
     return f"{place}: {message}; see {place} --help"
+
+
+def _no_room(error: BaseException) -> bool:
+    """Whether memory was refused; torch has no type for it on the CPU, and its GPU type is not imported here."""
+    words = ("can't allocate memory", "Storage size calculation overflowed", "Invalid negative dimension")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(one in str(error) for one in words))
+    )
 
 
 def _kept(error: BaseException) -> str:

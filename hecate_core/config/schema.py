@@ -43,7 +43,7 @@ class Level:
     update_period: int = field(default=1, validator=at_least(1))
     reset_period: int = field(default=0, validator=at_least(0))  # 0: never
     reduce: Literal["sum", "mean"] = "sum"  # what becomes of the gradients of resting steps
-    lr_scale: float = field(default=1.0, validator=at_least(0))
+    lr_scale: float = field(default=1.0, validator=within(0, 1e9))
     gates: Mapping[str, Mapping[str, float]] = field(factory=dict)  # per gate low, high, init: narrowed, never widened
     frequency: Literal["fixed", "learned"] = "fixed"  # learned: writes when due and when the grain before says so
 
@@ -75,7 +75,7 @@ class ChainLevel:
     update_period: int = field(default=1, validator=at_least(1))
     reset_period: int = field(default=0, validator=at_least(0))  # 0: never
     reduce: Literal["sum", "mean"] = "sum"  # what becomes of gradients between steps, on either clock
-    lr_scale: float = field(default=1.0, validator=at_least(0))
+    lr_scale: float = field(default=1.0, validator=within(0, 1e9))
     rate: float = field(default=0.0, validator=at_least(0))  # step size of learning as it reads; 0: it does not
 
 
@@ -146,7 +146,9 @@ class Run:
     device: str = field(default="cpu", validator=filled)
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     autocast: Literal["bfloat16", "float16"] | None = None
-    threads: int = field(default=1, validator=at_least(1))
+    threads: int = field(
+        default=1, validator=within(1, 1024)
+    )  # more than a machine has cores; far more end torch itself
     wall: bool = True  # the differentiation wall
     sinks: tuple[str, ...] = field(default=(), validator=distinct)  # components that are told every record
 

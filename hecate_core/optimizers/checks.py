@@ -5,13 +5,17 @@ from typing import Any, TypeVar
 
 from hecate_core.errors import CheckpointError, InputError
 
+LARGEST = 1e9  # rate x the level's factor x decay, over 1 - beta, still fits a float32
+
 Level = TypeVar("Level", int, int | None)
 
 
 def at_least_zero(name: str, value: object) -> float:
-    """The value as a float; InputError unless it is a finite number of at least 0."""
+    """The value as a float; InputError unless it is a number between 0 and `LARGEST`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise InputError(f"optimizer.{name} = {value!r}; expected a finite number >= 0")
+    if value > LARGEST:
+        raise InputError(f"optimizer.{name} = {value!r}; expected at most {LARGEST:g}, which float32 can go on with")
     return float(value)
 
 
