@@ -36,10 +36,37 @@ def test_a_build_that_cannot_be_leaves_no_folder(
     assert not Path("made").exists()
 
 
+def test_an_empty_out_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(capsys, ["build", *TINY, "--out", ""])
+    assert status == 2
+    assert "--out" in err[0]
+    assert not Path("config.json").exists()
+
+
 def test_an_option_s_mistake_in_a_file_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     Path("c.toml").write_text("seed = 1\n[optimizer]\nlr = -1\n")
     status, _, err = said(capsys, ["build", "c.toml"])
     assert (status, err) == (2, ["c.toml:2: optimizer.lr = -1.0; expected a finite number >= 0"])
+
+
+def test_a_missing_config_is_told_alike_by_build_and_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, ["build", "nope.toml"]) == said(capsys, ["check", "nope.toml"])
+
+
+def test_a_damaged_config_of_a_run_is_unreadable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["build", *TINY, "--out", "a"]) == 0
+    Path("a/config.json").write_text("{")
+    for words in (["build", "--resume", "--out", "a"], ["report", "a"]):
+        capsys.readouterr()
+        status, _, err = said(capsys, words)
+        assert status == 4, words
+        assert "the run's own config is damaged" in err[0]
+
+
+def test_exhaustive_goes_with_all(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(capsys, ["check", "--rule", "delta", "--exhaustive"])
+    assert status == 2
+    assert "expected --all --exhaustive" in err[0]
 
 
 def test_a_plugin_that_fails_in_a_run_is_named(folder: Path) -> None:  # noqa: F811
@@ -58,3 +85,11 @@ def test_a_plugin_that_fails_in_a_run_is_named(folder: Path) -> None:  # noqa: F
     )
     assert done.returncode == 3, done.stderr
     assert 'rule "stub" of hecate-rule-stub 1.0 failed: NotImplementedError: StubRule.step' in done.stderr
+
+
+def test_a_report_says_where_there_is_less_text_than_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["build", *TINY, "--out", "a"]) == 0
+    capsys.readouterr()
+    status, _, err = said(capsys, ["report", "a", "--tokens", "100000000"])
+    assert status == 0
+    assert err[0].startswith("a: no held-out text of 100000000 tokens; ")

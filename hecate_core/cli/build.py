@@ -38,6 +38,8 @@ def build(
     from hecate_core.registry import install, registry
     from hecate_core.run_folder import RunFolder, load_manifest
 
+    if out is not None and out == Path():  # what an empty word becomes; a run has a folder of its own
+        raise InputError("--out: the present folder, or no path; expected a folder for the run, such as runs/mine")
     chosen = _config(config, settings or [], out, resume=resume, replay=replay)
     install(disable=chosen.plugins.disable)
     torch.set_num_threads(chosen.run.threads)
@@ -90,7 +92,7 @@ def example(name: str) -> Path:
 
 
 def _config(config: str | None, settings: list[str], out: Path | None, *, resume: bool, replay: str | None) -> "Config":
-    from hecate_core.config import load_config
+    from hecate_core.config import load_config, recorded_config
     from hecate_core.evidence import recorded
 
     if replay is not None:
@@ -100,7 +102,7 @@ def _config(config: str | None, settings: list[str], out: Path | None, *, resume
     if resume:
         if out is None:
             raise InputError("--resume continues the run in --out DIR; name it")
-        return load_config(_file_of(out) if config is None else resolved(config), settings)
+        return recorded_config(_file_of(out), settings) if config is None else load_config(resolved(config), settings)
     return load_config(None if config is None else resolved(config), settings)
 
 

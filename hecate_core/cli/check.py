@@ -34,6 +34,8 @@ def check(
     ]
     if len(chosen) > 1:
         raise InputError(f"hecate check: {' and '.join(chosen)} exclude each other; expected one of them")
+    if exhaustive and not every:
+        raise InputError("hecate check: --exhaustive says how far --all goes; expected --all --exhaustive")
     import torch
 
     from hecate_core.checking import findings
@@ -41,7 +43,7 @@ def check(
     torch.set_num_threads(1)
     for complaint in findings.broken_plugins():
         output.note(complaint)
-    if every or exhaustive:
+    if every:
         found = findings.check_all(exhaustive=exhaustive, watch=output.note)
     elif rule is not None:
         found = findings.check_rule_everywhere(rule, watch=output.note)
@@ -54,15 +56,12 @@ def check(
 
 
 def _of_config(output: Output, config: str | None) -> "Findings":
-    from pathlib import Path
-
     from hecate_core.checking import findings
-    from hecate_core.cli.build import example
+    from hecate_core.cli.build import resolved
     from hecate_core.config import load_config
     from hecate_core.registry import install
 
-    path = None if config is None else Path(config) if Path(config).exists() else example(config)
-    loaded = load_config(path)
+    loaded = load_config(None if config is None else resolved(config))
     install(disable=loaded.plugins.disable)
     return findings.check_config(loaded, watch=output.note)
 

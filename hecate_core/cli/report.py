@@ -19,6 +19,8 @@ def report(output: Output, runs: Runs, out: Out = Path("report.html"), tokens: T
 
     text, levels = written(runs, tokens=tokens)
     files.write_text(out, text)
+    for name, read in {row["run"]: row["tokens"] for row in levels if row["tokens"] < tokens}.items():
+        output.note(f"{name}: no held-out text of {tokens} tokens; {read} were read")
     lines = [f"report  {out}", *(
         f"{row['run']}: {row['level']}  {row['state']}"
         + (f" ({'; '.join(row['reasons'])})" if row["reasons"] else "")

@@ -1,6 +1,6 @@
 """One schema for a run, read from TOML with the line of every mistake."""
 
-from hecate_core.config.load import config_digest, config_json, config_plain, load_config, make_config
+from hecate_core.config.load import config_digest, config_json, config_plain, load_config, make_config, recorded_config
 from hecate_core.config.reference import Reference
 from hecate_core.config.schema import Attention, Config, Data, Level, Memory, Model, Plugins, Run, Schedule
 
@@ -20,4 +20,5 @@ __all__ = [
     "config_plain",
     "load_config",
     "make_config",
+    "recorded_config",
 ]

@@ -15,7 +15,7 @@ from hecate_core.config.reference import Reference
 from hecate_core.config.schema import Config
 from hecate_core.config.source import Source, dotted, read_source
 from hecate_core.config.structure import StructureError, structure, unstructure
-from hecate_core.errors import ConfigError
+from hecate_core.errors import CheckpointError, ConfigError
 
 
 def load_config(path: str | FilePath | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -25,6 +25,15 @@ def load_config(path: str | FilePath | None = None, overrides: Iterable[str] = (
     """
     source = Source("defaults") if path is None else read_source(path)
     return _resolve(source, source.table(), overrides)
+
+
+def recorded_config(path: str | FilePath, overrides: Iterable[str] = ()) -> Config:
+    """The resolved config that a run wrote; CheckpointError where it is damaged, ConfigError for an override."""
+    try:
+        load_config(path)
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; the run's own config is damaged") from None
+    return load_config(path, overrides)
 
 
 def make_config(table: Mapping[str, Any], overrides: Iterable[str] = (), *, place: str = "config") -> Config:

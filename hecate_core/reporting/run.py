@@ -11,7 +11,7 @@ from hecate_core import files
 from hecate_core.blueprint import levels_in
 from hecate_core.checking.validity import OWN, validity, verdict
 from hecate_core.composing import rule_of, strategy_of
-from hecate_core.config import Config, load_config
+from hecate_core.config import Config, recorded_config
 from hecate_core.errors import CheckpointError, HecateError, InputError
 from hecate_core.optimizers.leveled import UNHEALTHY
 from hecate_core.registry import registry
@@ -49,7 +49,7 @@ def read_run(path: Path | str, *, tokens: int = TOKENS) -> Reported:
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no run is here (no config.json); expected a folder made by hecate build")
-    config, manifest = load_config(folder / "config.json"), load_manifest(folder)
+    config, manifest = recorded_config(folder / "config.json"), load_manifest(folder)
     records, _ = files.read_json_lines(folder / "metrics.jsonl")
     seen = probe(folder, tokens=tokens)
     steps = [record["update"] for record in records if "update" in record]
@@ -84,7 +84,14 @@ def report(paths: Sequence[Path | str], *, tokens: int = TOKENS) -> tuple[str, l
     for name, run in zip(names, runs, strict=True):
         parts += _sections(name, run)
     rows = [
-        {"run": name, "level": level.name, "block": level.block, "state": found.state, "reasons": list(found.reasons)}
+        {
+            "run": name,
+            "level": level.name,
+            "block": level.block,
+            "tokens": len(run.seen.ids),
+            "state": found.state,
+            "reasons": list(found.reasons),
+        }
         for name, run in zip(names, runs, strict=True)
         for level, found in zip(run.seen.all_levels, run.verdicts, strict=True)
     ]
