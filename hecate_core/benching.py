@@ -16,7 +16,7 @@ import torch
 from attrs import frozen
 
 from hecate_core import provenance
-from hecate_core.composing import rule_of, strategy_of
+from hecate_core.composing import rule_of, strategy_of, widths_of
 from hecate_core.errors import HecateError, InputError
 from hecate_core.memory_layer import MemoryLayer
 from hecate_core.registry import registry
@@ -91,6 +91,11 @@ def bench_id(found: dict[str, Any]) -> str:
 def _refuse(plan: Plan) -> None:
     for rule in plan.rules:
         rule_of(rule)
+    widths_of(plan.width, plan.heads)
+    if plan.batch < 1:
+        raise InputError(f"bench: batch = {plan.batch}; expected an integer >= 1")
+    if not 0 <= plan.seconds < float("inf"):
+        raise InputError(f"bench: seconds = {plan.seconds}; expected a finite number >= 0")
     if not plan.lengths or min(plan.lengths) < 1:
         raise InputError(f"bench: lengths = {list(plan.lengths)}; expected integers >= 1")
     for device in plan.devices:

@@ -10,7 +10,7 @@ import torch
 
 from hecate_core.benching import Plan, bench, bench_id
 from hecate_core.cli.main import run
-from hecate_core.errors import InputError
+from hecate_core.errors import CompositionError, InputError
 from hecate_core.memory_layer import MemoryLayer
 
 ROOT = Path(__file__).parent.parent
@@ -48,13 +48,19 @@ def test_what_cannot_run_says_why() -> None:
         bench(tiny(rules=("delto",)))
     with pytest.raises(InputError, match=r"lengths = \[0\]"):
         bench(tiny(lengths=(0,)))
+    with pytest.raises(InputError, match="batch = 0; expected an integer >= 1"):
+        bench(tiny(batch=0))
+    with pytest.raises(InputError, match="seconds = nan"):
+        bench(tiny(seconds=float("nan")))
+    with pytest.raises(CompositionError, match="width 7 does not divide into 2 heads"):
+        bench(tiny(width=7))
     with pytest.raises(InputError, match='device "warp"'):
         bench(tiny(devices=("warp",)))
 
 
 def test_the_file_carries_its_recipe_and_an_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = tmp_path / "found.json"
-    words = ["bench", "--rule", "delta", "--tokens", "8", "--device", "cpu", "--width", "8", "--seconds", "0"]
+    words = ["bench", "--rule", "delta", "--tokens", "8", "--device", "cpu", "--width", "8", "--seconds", "0.001"]
     threads = torch.get_num_threads()
     try:
         assert run([*words, "-o", str(place)]) == 0

@@ -69,6 +69,25 @@ def test_exhaustive_goes_with_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert "expected --all --exhaustive" in err[0]
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--backend", "lol"], '--backend lol: backend "lol" has no kernel pair'),
+        (["--width", "7"], "width 7 does not divide into 2 heads"),
+        (["--seconds", "nan"], "--seconds nan"),
+        (["--seconds", "0"], "--seconds 0.0"),
+        (["--batch", "0"], "batch = 0"),
+        (["-o", "nodir/b.json"], "--out nodir/b.json"),
+    ],
+)
+def test_a_bench_that_can_time_nothing_is_wrong_input(
+    capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    status, out, err = said(capsys, [*BENCH, *words])
+    assert (status, out) == (2, "")
+    assert line in err[-1]
+
+
 def test_a_plugin_that_fails_in_a_run_is_named(folder: Path) -> None:  # noqa: F811
     assert run(["new", "rule", "stub", "--dir", "stub"]) == 0
     info = folder / "stub/src/hecate_rule_stub-1.0.dist-info"

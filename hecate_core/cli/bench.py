@@ -50,7 +50,13 @@ def bench(
         batch=batch,
         seconds=seconds,
     )
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"--seconds {seconds}; expected a finite number > 0")
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise InputError(f"--out {out}: no file can be written there; expected a name in a folder that exists")
     found = benching.bench(plan, tell=lambda row: output.note(_said(row)))
+    if backend and all("reason" in row for row in found["rows"]):
+        raise InputError(f"--backend {backend}: {found['rows'][0]['reason']}")
     if out is not None:
         files.write_json(out, found)
     head = ("rule", "device", "backend", "strategy", "tokens", "state bytes", "forward tok/s", "+ backward tok/s")
