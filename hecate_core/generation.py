@@ -21,21 +21,32 @@ def generate(
     remember: bool = True,
     learn: bool = False,
 ) -> Iterator[bytes]:
-    """Yield `count` bytes that continue the prompt; `temperature` 0 takes the likeliest byte.
+    """`count` bytes, one by one, that continue the prompt; `temperature` 0 takes the likeliest byte.
 
     With `remember=False` the memory is never written. With `learn` FAST levels learn from the prompt, whose every byte
     judges what was said of it; what is generated teaches nothing (specs/cms.md, section "Who judges"). The model is not
-    changed: state lives in this call. Raises InputError for an empty prompt, a negative count or temperature, a model
-    that does not speak bytes, and a prompt that teaches no level.
+    changed: state lives in this call. Raises InputError, before the first byte, for an empty prompt, a negative count
+    or temperature, a seed that torch does not take, a model that does not speak bytes, and a prompt that teaches no
+    level.
     """
     if not prompt:
         raise InputError('generate: the prompt is empty; expected at least one byte, such as --prompt "The "')
-    if count < 0 or not 0 <= temperature < float("inf"):
-        raise InputError(f"generate: count {count}, temperature {temperature}; expected both >= 0")
+    if count < 0:
+        raise InputError(f"generate: count {count}; expected an integer >= 0")
+    if not 0 <= temperature < float("inf"):
+        raise InputError(f"generate: temperature {temperature}; expected a finite number >= 0")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"generate: seed {seed}; expected an integer between 0 and 2^63 - 1")
     if model.vocab < 256:
         raise InputError(f"generate: the model knows {model.vocab} symbols; expected 256 bytes")
     if learn:
         _refuse_without_a_lesson(model, len(prompt), remember)
+    return _bytes(model, prompt, count, temperature, seed, remember=remember, learn=learn)
+
+
+def _bytes(
+    model: LanguageModel, prompt: bytes, count: int, temperature: float, seed: int, *, remember: bool, learn: bool
+) -> Iterator[bytes]:
     device = model.head.weight.device
     random = torch.Generator().manual_seed(seed)
     ids = torch.tensor([list(prompt)], dtype=torch.int64, device=device)

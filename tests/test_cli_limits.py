@@ -88,6 +88,28 @@ def test_a_bench_that_can_time_nothing_is_wrong_input(
     assert line in err[-1]
 
 
+def test_generate_refuses_before_it_prints_and_streams_utf8(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(["build", *TINY, "--out", "a"]) == 0
+    capsys.readouterr()
+    for words, line in (
+        (["--count", "-1"], "count -1; expected"),
+        (["--seed", "99999999999999999999999"], "seed 99999999999999999999999; expected"),
+        (["--temperature", "inf"], "temperature inf; expected a finite number"),
+        (["--learn"], "no level learns"),
+    ):
+        status, out, err = said(capsys, ["generate", "a", "--prompt", "12 ", *words])
+        assert (status, out) == (2, ""), words
+        assert line in err[0]
+
+    def spoken(model: object, prompt: bytes, **options: object) -> list[bytes]:
+        return [bytes([one]) for one in "é€".encode() + b"\xff\xe2"]
+
+    monkeypatch.setattr("hecate_core.generation.generate", spoken)
+    assert said(capsys, ["generate", "a", "--prompt", "x"])[1] == "xé€\ufffd\ufffd\n"
+
+
 def test_a_plugin_that_fails_in_a_run_is_named(folder: Path) -> None:  # noqa: F811
     assert run(["new", "rule", "stub", "--dir", "stub"]) == 0
     info = folder / "stub/src/hecate_rule_stub-1.0.dist-info"

@@ -1,5 +1,6 @@
 """`hecate generate`: continue a prompt with a run's model, its memory on or off."""
 
+import codecs
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,9 +36,7 @@ def generate(
 
     model, config = load_run(run)
     torch.set_num_threads(config.run.threads)
-    output.text(prompt)
-    pieces = []
-    for piece in generation.generate(
+    continued = generation.generate(
         model,
         prompt.encode("utf-8", "surrogateescape"),
         count=count,
@@ -45,9 +44,14 @@ def generate(
         seed=seed,
         remember=memory == "on",
         learn=learn,
-    ):
+    )
+    output.text(prompt)
+    pieces = []
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for piece in continued:
         pieces.append(piece)
-        output.text(piece.decode("latin-1") if piece < b"\x80" else "?")
+        output.text(decoder.decode(piece))
+    output.text(decoder.decode(b"", final=True))
     text = b"".join(pieces).decode("utf-8", "replace")
     record = {"run": str(run), "prompt": prompt, "memory": memory, "learn": learn, "text": text}
     output.result("hecate.samples/1", {"samples": [record]}, [""])
