@@ -68,10 +68,10 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM asked the run to stop; whoever handles an interrupt handles this."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """The tail of a message about an unknown name: `; did you mean "x"?` or the list of what exists."""
     choices = sorted(known)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=cutoff)
     if close:
         return f'; did you mean "{close[0]}"?'
     return f"; known: {', '.join(choices)}" if choices else "; nothing is registered"

@@ -128,6 +128,21 @@ def test_a_plugin_that_fails_in_a_run_is_named(folder: Path) -> None:  # noqa: F
     assert 'rule "stub" of hecate-rule-stub 1.0 failed: NotImplementedError: StubRule.step' in done.stderr
 
 
+def test_autocast_says_nothing_that_nobody_can_mend() -> None:
+    words = [*TINY, "--set", "run.autocast=float16", "--out", "a"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hecate_core.cli", "build", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "Warning" not in done.stderr
+
+
+def test_an_unknown_plugin_is_likened_to_plugins(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(capsys, ["plugins", "show", "nope"])
+    assert status == 2
+    assert 'did you mean "none"' not in err[0]
+
+
 def test_a_report_says_where_there_is_less_text_than_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["build", *TINY, "--out", "a"]) == 0
     capsys.readouterr()

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, NoReturn
 
@@ -49,6 +50,8 @@ def entry() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # torch tells every user of autocast that a fused norm is not taken; nobody can do anything about it
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     sys.exit(run(sys.argv[1:]))
 
 

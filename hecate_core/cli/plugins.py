@@ -68,8 +68,7 @@ def _show(output: Output, found: Registry, name: str) -> None:
     chosen = [plugin for plugin in found.plugins() if plugin.origin.answers_to(name)]
     components = [one for plugin in chosen for one in plugin.components] or _called(found, name)
     if not chosen and not components:
-        known = {plugin.origin.distribution for plugin in found.plugins()} | {one.name for one in _all(found)}
-        raise InputError(f'"{name}" is neither a plugin nor a component{nearest(name, known)}')
+        raise InputError(f'"{name}" is neither a plugin nor a component{_hint(found, name)}')
     lines = [_line(plugin) for plugin in chosen]
     lines += [f"  {one.kind} {one.address} = {one.target}" for one in components]
     records: dict[str, Any] = {
@@ -79,6 +78,12 @@ def _show(output: Output, found: Registry, name: str) -> None:
     output.result("hecate.plugin/1", records, lines)
     if output.debug:
         _traces(output, chosen)
+
+
+def _hint(found: Registry, name: str) -> str:
+    """The plugin that may be meant; a component only where it is all but spelt right, since there are so many."""
+    meant = nearest(name, {one.name for one in _all(found)}, cutoff=0.8)
+    return meant if "did you mean" in meant else nearest(name, {one.origin.distribution for one in found.plugins()})
 
 
 def _table(output: Output, evidence: Path | None) -> None:
