@@ -9,12 +9,19 @@ from typing import Any
 from attrs import frozen
 
 from hecate_core.config import Config, load_config
-from hecate_core.errors import InputError, nearest
+from hecate_core.errors import CheckpointError, InputError, nearest
 from hecate_core.run_folder import load_manifest
 from hecate_core.sweeping import final_of
 
 SEEDS = 3  # the fewest per side
-SCORES = {"bits_per_byte": -1.0, "accuracy": 1.0}  # score -> sign of better
+# Score -> sign of better; the first that all runs have is compared where nobody chose.
+SCORES = {
+    "bits_per_byte": -1.0,
+    "accuracy": 1.0,
+    "bits_per_byte_memory_off": -1.0,
+    "accuracy_memory_off": 1.0,
+    "bits_per_byte_learning": -1.0,
+}
 
 # What must be equal before a difference means anything, and where it stands.
 CONDITIONS: dict[str, Callable[[Config, Mapping[str, Any]], Any]] = {
@@ -93,17 +100,34 @@ def compare(a: Sequence[Run], b: Sequence[Run], *, allow: Sequence[str] = (), sc
     if refused:
         listed = "; ".join(f"{key}: {text}" for key, text in refused.items())
         raise InputError(f"compare: no winner is called, because these differ: {listed} (--allow KEY lets one pass)")
-    chosen = score or next((name for name in SCORES if name in a[0].final and name in b[0].final), None)
-    if chosen is None or any(chosen not in run.final for run in [*a, *b]):
-        raise InputError("compare: the runs share no score; evaluate both sides on the same task")
+    chosen = _score([*a, *b], score)
     seeds = tuple(sorted(one))
-    differences = tuple(float(two[seed].final[chosen] - one[seed].final[chosen]) for seed in seeds)
+    differences = tuple(_value(two[seed], chosen) - _value(one[seed], chosen) for seed in seeds)
     mean = sum(differences) / len(differences)
     spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (len(differences) - 1) / len(differences))
-    better = SCORES.get(chosen, 1.0) * mean
+    better = SCORES[chosen] * mean
     winner = None if abs(mean) <= 2 * spread or mean == 0 else ("B" if better > 0 else "A")
     words = tuple(f"{key}: {differing[key]}" for key in allow if key in differing)
     return Verdict(chosen, seeds, differences, mean, spread, winner, words)
+
+
+def _score(runs: Sequence[Run], asked: str | None) -> str:
+    """The score that is compared: the one asked for, else the first that every run has."""
+    if asked is not None and asked not in SCORES:
+        raise InputError(f"compare: --score {asked}; no such score{nearest(asked, SCORES)}")
+    shared = [name for name in SCORES if all(name in run.final for run in runs)]
+    if not shared:
+        raise InputError("compare: the runs share no score; evaluate both sides on the same task")
+    if asked is not None and asked not in shared:
+        raise InputError(f"compare: --score {asked}; not every run has it, all have: {', '.join(shared)}")
+    return asked or shared[0]
+
+
+def _value(run: Run, score: str) -> float:
+    value = run.final[score]
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise CheckpointError(f"{run.path / 'metrics.jsonl'}: final {score} = {value!r}; expected a finite number")
+    return float(value)
 
 
 def _by_seed(runs: Sequence[Run], name: str) -> dict[int, Run]:

@@ -59,6 +59,48 @@ def test_noise_has_no_winner(tmp_path: Path) -> None:
     assert compare(side(a), side(b)).winner is None
 
 
+def score(place: Path, **scores: Any) -> None:
+    """Let every run of a side end with more scores, one value for all or one per seed."""
+    for seed, metrics in enumerate(sorted(place.glob("*/metrics.jsonl"))):
+        own = {key: value[seed] if isinstance(value, tuple) else value for key, value in scores.items()}
+        metrics.write_text(json.dumps({**json.loads(metrics.read_text()), **own}) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "winner"),
+    [
+        ("bits_per_byte", "A"), ("bits_per_byte_memory_off", "A"), ("bits_per_byte_learning", "A"),
+        ("accuracy", "B"), ("accuracy_memory_off", "B"),
+    ],
+)  # fmt: skip
+def test_every_score_knows_which_way_is_better(tmp_path: Path, name: str, winner: str) -> None:
+    a, b = sides(tmp_path)
+    score(a, **{name: 0.25})
+    score(b, **{name: (0.75, 0.76, 0.74)})
+    assert compare(side(a), side(b), score=name).winner == winner
+
+
+def test_what_is_no_score_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = sides(tmp_path)
+    for name in ("step", "final", "seconds"):
+        assert run(["compare", str(a), str(b), "--score", name]) == 2
+        assert f"--score {name}; no such score; known: accuracy, " in capsys.readouterr().err
+    with pytest.raises(InputError, match='did you mean "bits_per_byte"'):
+        compare(side(a), side(b), score="bits_per_bite")
+    with pytest.raises(InputError, match="not every run has it, all have: bits_per_byte"):
+        compare(side(a), side(b), score="accuracy")
+
+
+@pytest.mark.parametrize("value", ["x", float("nan"), float("inf"), True, None])
+def test_a_score_that_is_no_number_decides_nothing(
+    tmp_path: Path, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = sides(tmp_path)
+    score(b, bits_per_byte=value)
+    assert run(["compare", str(a), str(b)]) == 4
+    assert "expected a finite number" in capsys.readouterr().err
+
+
 def put(part: int, path: str, value: Any) -> Change:
     def change(*tables: dict[str, Any]) -> None:
         table = tables[part]

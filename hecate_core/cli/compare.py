@@ -10,7 +10,9 @@ from hecate_core.cli.output import Output
 
 Side = Annotated[Path, Argument(help="A folder of runs (a sweep's cell), or RUN,RUN,RUN.")]
 Allow = Annotated[list[str] | None, Option("--allow", metavar="KEY", help="Let one condition differ; repeatable.")]
-Score = Annotated[str | None, Option("--score", help="bits_per_byte or accuracy (default: what both have).")]
+Score = Annotated[
+    str | None, Option("--score", help="bits_per_byte, accuracy, or either with _memory_off (default: what both have).")
+]
 
 
 def compare(output: Output, a: Side, b: Side, allow: Allow = None, score: Score = None) -> None:
