@@ -96,10 +96,15 @@ class RunFolder:
         files.write_json(self.path / "manifest.json", manifest(made))
 
     def go_on(self, made: Saved) -> None:
-        """Add to the manifest that the run goes on here, at which step, with and on what."""
+        """Let the files say that the run goes on here, with and on what; the metrics are cut back to its step.
+
+        Only what has been restored may: a run that cannot go on keeps every record it had.
+        """
         found, backends = load_manifest(self.path), [choice.record() for choice in made.backends]
         resumed = [*found.get("resumed", []), {"step": made.steps_done, "backends": backends, **_surroundings()}]
         files.write_json(self.path / "manifest.json", {**found, "resumed": resumed})
+        if self.metrics.exists():
+            files.keep_json_lines(self.metrics, lambda record: _stands(record, made.steps_done))
 
     def append(self, record: Record) -> None:
         """Add one record to the metrics."""
@@ -111,7 +116,7 @@ class RunFolder:
         return self.checkpoints.save(made.steps_done, parts, meta)
 
     def newest_checkpoint(self, config: Config) -> tuple[dict[str, dict[str, Tensor]], Record]:
-        """The last complete checkpoint, and the metrics cut back to it; CheckpointError for another config.
+        """The last complete checkpoint; CheckpointError for another config. Nothing on the disk changes.
 
         Only the number of steps and the intervals may differ: they say how long to go on, not what was built.
         """
@@ -121,9 +126,6 @@ class RunFolder:
         if was != now:
             key = _first_difference(was, now)
             raise CheckpointError(f"{self.path}: the run was made with another {key}; resume with its own config.json")
-        done = meta["conductor"]["step"]
-        if self.metrics.exists():
-            files.keep_json_lines(self.metrics, lambda record: record["step"] < done and not record.get("final"))
         return parts, meta
 
 
@@ -146,6 +148,12 @@ def manifest(made: Saved) -> Record:
         **_surroundings(),
         "resumed": [],
     }
+
+
+def _stands(record: Record, done: int) -> bool:
+    """Whether a record is of a step before `done`; a damaged one is not, and the end is scored again."""
+    step = record.get("step")
+    return type(step) is int and step < done and not record.get("final")
 
 
 def _surroundings() -> Record:
@@ -187,6 +195,9 @@ def load_manifest(path: Path | str) -> Record:
         raise CheckpointError(f"{place}: {told(error)}; expected the manifest of a run") from None
     if not isinstance(found, dict) or found.get("schema") != "hecate.run/1":
         raise CheckpointError(f'{place}: no manifest of a run; expected schema "hecate.run/1"')
+    resumed = found.get("resumed", [])
+    if not isinstance(resumed, list) or not all(isinstance(one, dict) for one in resumed):
+        raise CheckpointError(f'{place}: "resumed" is {resumed!r:.60}; expected a list of tables')
     return found
 
 

@@ -1,0 +1,87 @@
+"""`build --resume`: what a run that goes on leaves in its folder, and that one that cannot go on loses nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hecate_core.cli.main import run
+
+TINY = """
+[data]
+path = "text.txt"
+batch = 2
+length = 16
+[model]
+width = 8
+depth = 1
+[model.memory]
+chunk = 8
+[schedule]
+decay = "constant"
+[run]
+steps = 4
+eval_interval = 0
+checkpoint_interval = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run of four steps in `run`, with checkpoints 2 and 4."""
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{n} and its square {n * n}, {'xy' * (n % 9)}" for n in range(600)))
+    (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    assert run(["build", "tiny.toml", "--out", "run"]) == 0
+    return tmp_path / "run"
+
+
+def resume(*words: str) -> int:
+    return run(["build", "--resume", "--out", "run", *words])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def manifest(folder: Path, **changes: Any) -> dict[str, Any]:
+    """The manifest, after some keys of it were changed."""
+    place = folder / "manifest.json"
+    table: dict[str, Any] = {**json.loads(place.read_text()), **changes}
+    if changes:
+        place.write_text(json.dumps(table))
+    return table
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def test_a_refused_resume_leaves_the_finished_run_as_it_was(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = content(folder)
+    Path("text.txt").write_text(Path("text.txt").read_text().replace("square", "SQUARE"))
+    assert resume() == 4
+    assert "the text at hand has" in capsys.readouterr().err
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("resumed", [3, {"step": 1}, [3]])
+def test_a_damaged_manifest_is_refused_before_anything_is_cut(
+    folder: Path, resumed: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest(folder, resumed=resumed)
+    before = content(folder)
+    assert resume() == 4
+    assert '"resumed" is ' in capsys.readouterr().err
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("line", ['{"final": true}', '{"step": "a"}', '{"step": null, "loss": 1.0}', "[3]", '{"step"'])
+def test_damaged_records_go_when_a_run_goes_on(folder: Path, line: str) -> None:
+    before = records(folder)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert resume() == 0
+    assert records(folder) == before
