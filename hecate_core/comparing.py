@@ -23,23 +23,6 @@ SCORES = {
     "bits_per_byte_learning": -1.0,
 }
 
-# What must be equal before a difference means anything, and where it stands.
-CONDITIONS: dict[str, Callable[[Config, Mapping[str, Any]], Any]] = {
-    "budget": lambda config, _: config.run.steps * _tokens(config),
-    "batch": lambda config, _: _tokens(config),
-    "data": lambda config, manifest: (manifest["data"], config.data.length, config.data.context, _plain(config)),
-    "schedule": lambda config, _: str(config.schedule),
-    "precision": lambda config, manifest: (manifest["dtype"], manifest["autocast"]),
-    "compile": lambda _, manifest: manifest.get("compiled", False),
-    "device": lambda _, manifest: manifest["device"],
-    "machine": lambda _, manifest: manifest["machine"],
-    "threads": lambda _, manifest: manifest["threads"],
-    "versions": lambda _, manifest: manifest["versions"],
-    "commit": lambda _, manifest: (manifest.get("commit"), manifest.get("dirty")),
-    "plugins": lambda _, manifest: _shared_plugins(manifest),
-    "wall": lambda config, _: config.run.wall,
-}
-
 
 @frozen
 class Run:
@@ -49,6 +32,24 @@ class Run:
     config: Config
     manifest: Mapping[str, Any]
     final: Mapping[str, Any]
+
+
+# What must be equal before a difference means anything, and where it stands.
+CONDITIONS: dict[str, Callable[[Run], Any]] = {
+    "budget": lambda run: run.final["step"] * _tokens(run.config),  # what it read, whatever its config says
+    "batch": lambda run: _tokens(run.config),
+    "data": lambda run: (run.manifest["data"], run.config.data.length, run.config.data.context, _plain(run.config)),
+    "schedule": lambda run: str(run.config.schedule),
+    "precision": lambda run: (run.manifest["dtype"], run.manifest["autocast"]),
+    "compile": lambda run: run.manifest.get("compiled", False),
+    "device": lambda run: run.manifest["device"],
+    "machine": lambda run: run.manifest["machine"],
+    "threads": lambda run: run.manifest["threads"],
+    "versions": lambda run: run.manifest["versions"],
+    "commit": lambda run: (run.manifest.get("commit"), run.manifest.get("dirty")),
+    "plugins": lambda run: _shared_plugins(run.manifest),
+    "wall": lambda run: run.config.run.wall,
+}
 
 
 @frozen
@@ -82,6 +83,8 @@ def _run(path: Path) -> Run:
     final = final_of(path)
     if final is None:
         raise InputError(f"compare: {path} is not finished; continue it with: hecate build --out {path} --resume")
+    if type(final.get("step")) is not int:
+        raise CheckpointError(f"{path / 'metrics.jsonl'}: final step = {final.get('step')!r}; expected an integer")
     return Run(path, load_config(path / "config.json"), load_manifest(path), final)
 
 
@@ -147,7 +150,7 @@ def _differences(runs: Sequence[Run]) -> dict[str, str]:
     """Every condition in which not all runs agree, with two of its values."""
     found = {}
     for key, read in CONDITIONS.items():
-        values = [read(run.config, run.manifest) for run in runs]
+        values = [read(run) for run in runs]
         for one, two in itertools.combinations(values, 2):
             words = _clash(one, two)
             if words is not None:

@@ -181,10 +181,9 @@ def read_json_lines(path: Path | str) -> tuple[list[dict[str, Any]], int]:
     return records, skipped
 
 
-def keep_json_lines(path: Path | str, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite a file of lines with the records that `keep` accepts; damaged lines go."""
-    records, _ = read_json_lines(path)
-    write_text(path, "".join(to_json(record) + "\n" for record in records if keep(record)))
+def write_json_lines(path: Path | str, records: Iterable[object]) -> None:
+    """`write_bytes` of a file of lines, one per record."""
+    write_text(path, "".join(to_json(record) + "\n" for record in records))
 
 
 def publish(folder: Path | str, fill: Callable[[Path], None], *, replace: bool = False) -> Path:

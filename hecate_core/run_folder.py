@@ -1,13 +1,13 @@
 """A run on disk: resolved config, manifest, metrics line by line, checkpoints.
 
-RUN/config.json     every setting, defaults included
+RUN/config.json     every setting, defaults included; a run that goes on with more steps says so here
 RUN/manifest.json   what the run was made with and on; written before the first step
 RUN/metrics.jsonl   one record per step; everything but "seconds" repeats bit for bit
 RUN/checkpoints/step-N/
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,9 +102,13 @@ class RunFolder:
         """
         found, backends = load_manifest(self.path), [choice.record() for choice in made.backends]
         resumed = [*found.get("resumed", []), {"step": made.steps_done, "backends": backends, **_surroundings()}]
-        files.write_json(self.path / "manifest.json", {**found, "resumed": resumed})
+        # A kill between the two leaves the old digest beside the new config; whatever goes on next writes both.
+        files.write_text(self.path / "config.json", config_json(made.config))
+        now = {"config_digest": config_digest(made.config), "resumed": resumed}
+        files.write_json(self.path / "manifest.json", {**found, **now})
         if self.metrics.exists():
-            files.keep_json_lines(self.metrics, lambda record: _stands(record, made.steps_done))
+            records, _ = files.read_json_lines(self.metrics)
+            files.write_json_lines(self.metrics, _until(records, made.steps_done, made.config))
 
     def append(self, record: Record) -> None:
         """Add one record to the metrics."""
@@ -119,6 +123,7 @@ class RunFolder:
         """The last complete checkpoint; CheckpointError for another config. Nothing on the disk changes.
 
         Only the number of steps and the intervals may differ: they say how long to go on, not what was built.
+        InputError for fewer steps than are done, because no config could repeat such a run.
         """
         self._demand_run()
         parts, meta = self.checkpoints.load()
@@ -126,6 +131,9 @@ class RunFolder:
         if was != now:
             key = _first_difference(was, now)
             raise CheckpointError(f"{self.path}: the run was made with another {key}; resume with its own config.json")
+        done = meta["conductor"]["step"]
+        if config.run.steps < done:
+            raise InputError(f"{self.path}: run.steps = {config.run.steps}, but {done} are done; expected no fewer")
         return parts, meta
 
 
@@ -150,10 +158,18 @@ def manifest(made: Saved) -> Record:
     }
 
 
-def _stands(record: Record, done: int) -> bool:
-    """Whether a record is of a step before `done`; a damaged one is not, and the end is scored again."""
-    step = record.get("step")
-    return type(step) is int and step < done and not record.get("final")
+def _until(records: Sequence[Record], done: int, config: Config) -> list[Record]:
+    """The records of the steps before `done`; damaged ones go.
+
+    Where a run ended but a longer one evaluates, the final scores stay with the last step, as if it had never ended.
+    """
+    sound = [record for record in records if type(record.get("step")) is int]
+    kept = [record for record in sound if record["step"] < done and not record.get("final")]
+    interval = config.run.eval_interval
+    if kept and interval and done % interval == 0 and done < config.run.steps:
+        final = next((record for record in sound if record.get("final") and record["step"] == done), {})
+        kept[-1] = kept[-1] | {key: value for key, value in final.items() if key not in ("step", "final")}
+    return kept
 
 
 def _surroundings() -> Record:

@@ -10,7 +10,7 @@ import pytest
 from hecate_core.cli.main import run
 from hecate_core.comparing import CONDITIONS, compare, side
 from hecate_core.config import config_json, make_config
-from hecate_core.errors import InputError
+from hecate_core.errors import CheckpointError, InputError
 
 Change = Callable[[dict[str, Any], dict[str, Any]], None]
 
@@ -30,9 +30,12 @@ def fake(path: Path, rule: str, seed: int, bits: float, change: Change | None = 
     if change is not None:
         change(table, manifest)
     path.mkdir(parents=True)
-    (path / "config.json").write_text(config_json(make_config(table)))
+    config = make_config(table)
+    (path / "config.json").write_text(config_json(config))
     (path / "manifest.json").write_text(json.dumps(manifest))
-    (path / "metrics.jsonl").write_text(json.dumps({"step": 9, "final": True, "bits_per_byte": bits}) + "\n")
+    (path / "metrics.jsonl").write_text(
+        json.dumps({"step": config.run.steps, "final": True, "bits_per_byte": bits}) + "\n"
+    )
     return path
 
 
@@ -143,6 +146,16 @@ def test_a_confounder_is_refused_by_name_and_printed_when_allowed(tmp_path: Path
     verdict = compare(side(a), side(b), allow=sorted(named))
     assert any(words.startswith(f"{key}: ") for words in verdict.allowed)
     assert named <= {key, "budget", "batch"}  # a larger batch is a larger budget too
+
+
+def test_the_budget_is_what_was_read_not_what_the_config_says(tmp_path: Path) -> None:
+    a, b = sides(tmp_path)
+    score(b, step=3000)
+    with pytest.raises(InputError, match=r"these differ: budget: .* against "):
+        compare(side(a), side(b))
+    score(b, step="many")
+    with pytest.raises(CheckpointError, match="final step = 'many'; expected an integer"):
+        side(b)
 
 
 def test_every_condition_has_its_confounder() -> None:

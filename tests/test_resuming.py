@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hecate_core.cli.main import run
+from hecate_core.config import config_digest, load_config
 
 TINY = """
 [data]
@@ -85,3 +86,31 @@ def test_damaged_records_go_when_a_run_goes_on(folder: Path, line: str) -> None:
         file.write(line + "\n")
     assert resume() == 0
     assert records(folder) == before
+
+
+def test_more_steps_stand_in_config_and_digest(folder: Path) -> None:
+    assert resume("--set", "run.steps=7", "--set", "run.eval_interval=3") == 0
+    config = load_config(folder / "config.json")
+    assert (config.run.steps, config.run.eval_interval) == (7, 3)
+    assert manifest(folder)["config_digest"] == config_digest(config)
+    assert [record["step"] for record in records(folder)] == [*range(7), 7]
+    assert resume() == 0  # with its own config.json: seven steps, not four
+    assert records(folder)[-1]["step"] == 7
+
+
+@pytest.mark.parametrize("interval", [0, 2, 3])
+def test_a_longer_run_is_repeated_by_a_replay(folder: Path, interval: int) -> None:
+    """With an interval of 2 the whole run evaluates where the shorter one ended."""
+    config = Path("tiny.toml").read_text().replace("eval_interval = 0", f"eval_interval = {interval}")
+    Path("tiny.toml").write_text(config)
+    folder.rename("before")
+    assert run(["build", "tiny.toml", "--out", "run"]) == 0
+    assert resume("--set", "run.steps=7") == 0
+    assert run(["build", "--replay", "run", "--out", "again"]) == 0
+
+
+def test_fewer_steps_than_are_done_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = content(folder)
+    assert resume("--set", "run.steps=3") == 2
+    assert "run.steps = 3, but 4 are done" in capsys.readouterr().err
+    assert content(folder) == before
