@@ -129,7 +129,7 @@ class RunFolder:
         parts, meta = self.checkpoints.load()
         was, now = _essence(meta["config"]), _essence(config_plain(config))
         if was != now:
-            key = _first_difference(was, now)
+            key = first_difference(was, now)
             raise CheckpointError(f"{self.path}: the run was made with another {key}; resume with its own config.json")
         done = meta["conductor"]["step"]
         if config.run.steps < done:
@@ -202,6 +202,12 @@ def load_run(path: Path | str, step: int | None = None) -> tuple[LanguageModel, 
     return model, config
 
 
+def can_go_on(path: Path | str) -> bool:
+    """Whether a run folder holds a complete checkpoint."""
+    checkpoints = Path(path) / "checkpoints"
+    return checkpoints.is_dir() and bool(complete(checkpoints))
+
+
 def load_manifest(path: Path | str) -> Record:
     """The manifest of a run; CheckpointError where it is missing or damaged."""
     place = Path(path) / "manifest.json"
@@ -248,9 +254,10 @@ def _essence(plain: Mapping[str, Any]) -> Record:
     return {**plain, "run": run}
 
 
-def _first_difference(one: Any, two: Any, path: str = "") -> str:
+def first_difference(one: Any, two: Any, path: str = "") -> str:
+    """The dotted key of the first value in which two plain configs differ; empty where none does."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         for key in [*one, *two]:
             if one.get(key) != two.get(key):
-                return _first_difference(one.get(key), two.get(key), f"{path}.{key}".lstrip("."))
+                return first_difference(one.get(key), two.get(key), f"{path}.{key}".lstrip("."))
     return path

@@ -27,8 +27,9 @@ from attrs import evolve, frozen
 from hecate_core import files
 from hecate_core.blueprint import compose
 from hecate_core.checking.findings import check_config
-from hecate_core.config import Config, config_digest, load_config
-from hecate_core.errors import CompositionError, ConfigError, HecateError, nearest
+from hecate_core.config import Config, config_digest, config_plain, load_config
+from hecate_core.errors import CompositionError, ConfigError, HecateError, InputError, nearest
+from hecate_core.run_folder import can_go_on, first_difference, load_manifest
 
 KEYS = ("base", "seeds", "grid", "set", "cases")
 POLL_SECONDS = 0.2
@@ -133,9 +134,40 @@ def demand_checked(cells: Iterable[tuple[Cell, Config]], *, tell: Callable[[str]
     return len(passed)
 
 
+def demand_same(cells: Iterable[tuple[Cell, Config]], out: Path) -> None:
+    """InputError where a cell's folder holds a run of another config, with the first key that differs.
+
+    What was begun but never saved may be of any: it is begun anew.
+    """
+    for cell, config in cells:
+        folder = out / cell.path
+        if not folder.exists() or _is_remade(folder):
+            continue
+        if load_manifest(folder).get("config_digest") != config_digest(config):
+            key = first_difference(config_plain(load_config(folder / "config.json")), config_plain(config))
+            raise InputError(
+                f"sweep cell {cell.path}: {folder} holds a run with another {key or 'config_digest'}; "
+                "expected one of this sweep, use another --out or remove it"
+            )
+
+
+def _is_remade(folder: Path) -> bool:
+    """Whether a run that is there holds nothing worth keeping: no end, no checkpoint, no bundle of a divergence."""
+    return final_of(folder) is None and not can_go_on(folder) and not any(folder.glob("diverged-*"))
+
+
 def run_cells(sweep: Sweep, base: Path, out: Path, *, jobs: int = 1, tell: Callable[[str], None] = print) -> None:
-    """Run what is not finished, `jobs` at a time; a run that was stopped goes on from its checkpoint."""
-    waiting = [cell for cell in sweep.cells if final_of(out / cell.path) is None]
+    """Run what is not finished, `jobs` at a time; a run that was stopped goes on from its checkpoint.
+
+    One that diverged before its first checkpoint would again: it keeps its bundle and counts as failed.
+    """
+    waiting = []
+    for cell in sweep.cells:
+        folder = out / cell.path
+        if folder.exists() and not can_go_on(folder) and any(folder.glob("diverged-*")):
+            tell(f"failed before {cell.path}: it diverged, see {folder}; remove it to run it again")
+        elif final_of(folder) is None:
+            waiting.append(cell)
     running: dict[Cell, subprocess.Popen[bytes]] = {}
     try:
         while waiting or running:
@@ -166,12 +198,12 @@ def _wait_any(running: Mapping[Cell, "subprocess.Popen[bytes]"]) -> None:
 def _start(sweep: Sweep, cell: Cell, base: Path, out: Path) -> "subprocess.Popen[bytes]":
     folder = out / cell.path
     words = [sys.executable, "-m", "hecate_core.cli", "build", "--out", str(folder)]
-    begun = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").glob("step-*"))
-    if begun:
+    if can_go_on(folder):
         words.append("--resume")
     else:
-        if folder.exists():
-            files.remove(folder)  # begun, but never saved
+        if folder.exists():  # begun, but never saved
+            with files.exclusive(folder):  # by a process that is gone, not by one that outlived its sweep
+                files.remove(folder)
         words.insert(4, str(base))
         words += [word for setting in (*sweep.fixed, *cell.settings) for word in ("--set", setting)]
     files.make_folder(folder.parent)

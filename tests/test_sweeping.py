@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from hecate_core import files
 from hecate_core.checking.findings import Findings
 from hecate_core.cli.main import run
-from hecate_core.config import Config
+from hecate_core.config import Config, config_digest, load_config
 from hecate_core.errors import CompositionError, ConfigError
 from hecate_core.sweeping import check_cells, demand_checked, read_sweep
 from hecate_core.testing.engine import Check
@@ -134,6 +136,79 @@ def test_cells_are_checked_once_for_all_their_seeds() -> None:
     cells = [(cell, config) for cell, config in check_cells(read_sweep("sweep.toml"), Path("base.toml"))]
     assert demand_checked(cells, tell=told.append) == 2
     assert told == ["checking rule-delta/seed-0", "checking rule-titans/seed-0"]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def one_cell(folder: Path, **base: object) -> list[str]:
+    """The command of a sweep of one run, some keys of its base changed."""
+    text = BASE.replace("STEPS", "4")
+    for key, value in base.items():
+        text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {json.dumps(value)}", text)
+    (folder / "base.toml").write_text(text)
+    (folder / "sweep.toml").write_text('base = "base.toml"\n')
+    return ["sweep", "sweep.toml", "--no-check", "--out", "out"]
+
+
+def test_runs_of_another_config_are_no_part_of_a_resumed_sweep(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(one_cell(folder)) == 0
+    before = content(folder / "out")
+    words = [*one_cell(folder, steps=6), "--resume", "--save", "found.json"]
+    for _ in range(2):  # a finished run, then one that could go on
+        assert run(words) == 2
+        line = "sweep cell base/seed-0: out/base/seed-0 holds a run with another run.steps; "
+        assert line in capsys.readouterr().err
+        assert content(folder / "out") == before
+        assert not (folder / "found.json").exists()
+        metrics = folder / "out" / "base" / "seed-0" / "metrics.jsonl"
+        metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+        before = content(folder / "out")
+    assert run([*one_cell(folder), "--resume"]) == 0
+
+
+def test_what_was_never_saved_is_begun_anew_whatever_it_was(folder: Path) -> None:
+    assert run(one_cell(folder)) == 0
+    cell = folder / "out" / "base" / "seed-0"
+    for checkpoint in (cell / "checkpoints").iterdir():
+        (checkpoint / "manifest.json").unlink()  # the last file of a checkpoint, so none of them is whole
+    (cell / "metrics.jsonl").unlink()
+    assert run([*one_cell(folder, steps=6), "--resume"]) == 0
+    (row,) = json.loads((folder / "out" / "table.json").read_text())["rows"]
+    assert "failed" not in row
+    assert json.loads((cell / "config.json").read_text())["run"]["steps"] == 6
+
+
+@pytest.mark.parametrize("place", ["out", "out/base/seed-0"])
+def test_a_second_sweep_touches_nothing_of_a_running_one(
+    folder: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process holds the sweep, or a run that outlived its sweep has not saved anything yet."""
+    words = one_cell(folder)
+    (folder / "out" / "base" / "seed-0").mkdir(parents=True)
+    (folder / "out" / "base" / "seed-0" / "metrics.jsonl").write_text('{"step": 0}\n')
+    with files.exclusive(folder / place):
+        assert run([*words, "--resume"]) == 2
+        assert f"{place}: another process writes there" in capsys.readouterr().err
+        assert (folder / "out" / "base" / "seed-0" / "metrics.jsonl").read_text() == '{"step": 0}\n'
+    assert run([*words, "--resume"]) == 0
+
+
+def test_a_run_that_diverged_keeps_its_bundle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = one_cell(folder)
+    bundle = folder / "out" / "base" / "seed-0" / "diverged-1"
+    bundle.mkdir(parents=True)
+    (bundle / "model.safetensors").write_text("numbers")
+    (bundle.parent / "manifest.json").write_text(
+        json.dumps({"schema": "hecate.run/1", "config_digest": config_digest(load_config("base.toml", ["seed=0"]))})
+    )
+    assert run([*words, "--resume"]) == 1
+    assert "it diverged, see out/base/seed-0; remove it to run it again" in capsys.readouterr().err
+    assert (bundle / "model.safetensors").read_text() == "numbers"
+    assert json.loads((folder / "out" / "table.json").read_text())["rows"][0]["failed"]
 
 
 def killed_and_resumed(folder: Path, seeds: list[int], kills: int) -> tuple[list[dict[str, object]], ...]:

@@ -1,5 +1,6 @@
 """`hecate sweep`: a grid of runs from one file, checked before it starts, resumed where it stopped."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,15 @@ def sweep(
     from hecate_core import files
     from hecate_core.cli.build import resolved
     from hecate_core.evidence import pack, save_evidence
-    from hecate_core.sweeping import check_cells, demand_checked, final_of, read_sweep, run_cells, table_of
+    from hecate_core.sweeping import (
+        check_cells,
+        demand_checked,
+        demand_same,
+        final_of,
+        read_sweep,
+        run_cells,
+        table_of,
+    )
 
     if jobs < 1:
         raise InputError(f"--jobs {jobs}; expected an integer >= 1")
@@ -39,15 +48,21 @@ def sweep(
         raise InputError(f"{folder}: holds a sweep already; use --resume to go on with it or another --out")
     base = resolved(made.base)
     cells = list(check_cells(made, base))
-    waiting = [(cell, config) for cell, config in cells if final_of(folder / cell.path) is None]
-    kinds = 0 if no_check else demand_checked(waiting, tell=output.note)
-    output.note(f"{len(cells)} runs, {'unchecked' if no_check else f'{kinds} kinds of them pass hecate check'}")
-    files.make_folder(folder)
-    run_cells(made, base, folder, jobs=jobs, tell=output.note)
-    rows = table_of(made, folder)
-    files.write_json(folder / "table.json", {"schema": "hecate.sweep/1", "rows": rows})
-    if save is not None:
-        save_evidence(save, pack((row["cell"], folder / row["cell"]) for row in rows if not row.get("failed")))
+    begun = resume and folder.is_dir()
+    with ExitStack() as held:
+        if begun:
+            held.enter_context(files.exclusive(folder))
+            demand_same(cells, folder)
+        waiting = [(cell, config) for cell, config in cells if final_of(folder / cell.path) is None]
+        kinds = 0 if no_check else demand_checked(waiting, tell=output.note)
+        output.note(f"{len(cells)} runs, {'unchecked' if no_check else f'{kinds} kinds of them pass hecate check'}")
+        if not begun:
+            held.enter_context(files.exclusive(files.make_folder(folder)))
+        run_cells(made, base, folder, jobs=jobs, tell=output.note)
+        rows = table_of(made, folder)
+        files.write_json(folder / "table.json", {"schema": "hecate.sweep/1", "rows": rows})
+        if save is not None:
+            save_evidence(save, pack((row["cell"], folder / row["cell"]) for row in rows if not row.get("failed")))
     lines = ["  ".join(f"{key}={value}" for key, value in row.items() if key != "cell") for row in rows]
     output.result("hecate.sweep/1", {"rows": rows}, lines)
     return ExitCode.FOUND if any(row.get("failed") for row in rows) else ExitCode.DONE
