@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from hecate_core.config import Config, load_config
+from hecate_core.config import Config, Reference, config_plain, load_config
 from hecate_core.errors import CheckpointError, InputError, nearest
 from hecate_core.run_folder import load_manifest
 from hecate_core.sweeping import final_of
@@ -38,7 +38,15 @@ class Run:
 CONDITIONS: dict[str, Callable[[Run], Any]] = {
     "budget": lambda run: run.final["step"] * _tokens(run.config),  # what it read, whatever its config says
     "batch": lambda run: _tokens(run.config),
-    "data": lambda run: (run.manifest["data"], run.config.data.length, run.config.data.context, _plain(run.config)),
+    "data": lambda run: (
+        run.manifest["data"],
+        run.config.data.length,
+        run.config.data.context,
+        _plain(run.config.data.task),
+    ),
+    "documents": lambda run: run.config.data.documents,
+    "optimizer": lambda run: _plain(run.config.optimizer),
+    "clip": lambda run: run.config.run.clip,
     "schedule": lambda run: str(run.config.schedule),
     "precision": lambda run: (run.manifest["dtype"], run.manifest["autocast"]),
     "compile": lambda run: run.manifest.get("compiled", False),
@@ -48,8 +56,12 @@ CONDITIONS: dict[str, Callable[[Run], Any]] = {
     "versions": lambda run: run.manifest["versions"],
     "commit": lambda run: (run.manifest.get("commit"), run.manifest.get("dirty")),
     "plugins": lambda run: _shared_plugins(run.manifest),
+    "numerics": lambda run: run.manifest.get("numerics"),
+    "resumed": lambda run: _elsewhere(run.manifest),
     "wall": lambda run: run.config.run.wall,
 }
+SURROUNDINGS = ("versions", "numerics", "threads", "machine", "commit", "dirty")  # of a start, as the manifest has them
+NEEDED = ("data", "dtype", "autocast", "device", "machine", "threads", "versions", "plugins")
 
 
 @frozen
@@ -63,6 +75,7 @@ class Verdict:
     spread: float  # standard error of the mean of the paired differences
     winner: str | None  # "A", "B" or None: the mean lies within two standard errors of 0
     allowed: tuple[str, ...]  # differences that were let pass, in words
+    settings: tuple[str, ...]  # every setting in which the sides differ, the memory's included, in words
 
 
 def side(folder: Path | str) -> list[Run]:
@@ -85,7 +98,17 @@ def _run(path: Path) -> Run:
         raise InputError(f"compare: {path} is not finished; continue it with: hecate build --out {path} --resume")
     if type(final.get("step")) is not int:
         raise CheckpointError(f"{path / 'metrics.jsonl'}: final step = {final.get('step')!r}; expected an integer")
-    return Run(path, load_config(path / "config.json"), load_manifest(path), final)
+    manifest = load_manifest(path)
+    missing = [key for key in NEEDED if key not in manifest]
+    if missing:
+        raise CheckpointError(f'{path / "manifest.json"}: no "{missing[0]}"; expected the manifest of a build')
+    if not isinstance(plugins := manifest["plugins"], list) or not all(_is_plugin(one) for one in plugins):
+        raise CheckpointError(f"{path / 'manifest.json'}: plugins; expected a list of distribution, version, digest")
+    return Run(path, load_config(path / "config.json"), manifest, final)
+
+
+def _is_plugin(one: object) -> bool:
+    return isinstance(one, Mapping) and {"distribution", "version", "digest"} <= set(one)
 
 
 def compare(a: Sequence[Run], b: Sequence[Run], *, allow: Sequence[str] = (), score: str | None = None) -> Verdict:
@@ -111,7 +134,7 @@ def compare(a: Sequence[Run], b: Sequence[Run], *, allow: Sequence[str] = (), sc
     better = SCORES[chosen] * mean
     winner = None if abs(mean) <= 2 * spread or mean == 0 else ("B" if better > 0 else "A")
     words = tuple(f"{key}: {differing[key]}" for key in allow if key in differing)
-    return Verdict(chosen, seeds, differences, mean, spread, winner, words)
+    return Verdict(chosen, seeds, differences, mean, spread, winner, words, _settings(a[0].config, b[0].config))
 
 
 def _score(runs: Sequence[Run], asked: str | None) -> str:
@@ -159,6 +182,24 @@ def _differences(runs: Sequence[Run]) -> dict[str, str]:
     return found
 
 
+def _settings(a: Config, b: Config) -> tuple[str, ...]:
+    """The settings of A and B that differ, each with both values."""
+    one, two = (_flat({**config_plain(config), "seed": 0}) for config in (a, b))
+    return tuple(
+        f"{key} {_short(one.get(key, 'none'))} against {_short(two.get(key, 'none'))}"
+        for key in dict.fromkeys([*one, *two])
+        if one.get(key) != two.get(key)
+    )
+
+
+def _flat(plain: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A plain config by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        found |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) and value else {f"{path}{key}": value}
+    return found
+
+
 def _clash(one: Any, two: Any) -> str | None:
     """How two conditions differ, or None; of two tables only what both have can clash."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
@@ -173,8 +214,17 @@ def _tokens(config: Config) -> int:
     return config.data.batch * config.data.length * config.run.accumulate
 
 
-def _plain(config: Config) -> Any:
-    return None if config.data.task is None else config.data.task.plain()
+def _plain(ref: Reference | None) -> Any:
+    return None if ref is None else ref.plain()
+
+
+def _elsewhere(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where a run went on under other surroundings than it was begun in; mostly nowhere."""
+    changes = (
+        {key: one[key] for key in SURROUNDINGS if key in one and one[key] != manifest.get(key)}
+        for one in manifest.get("resumed", [])
+    )
+    return [change for change in changes if change]
 
 
 def _point(config: Config) -> Any:

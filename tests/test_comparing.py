@@ -18,10 +18,11 @@ Change = Callable[[dict[str, Any], dict[str, Any]], None]
 def fake(path: Path, rule: str, seed: int, bits: float, change: Change | None = None) -> Path:
     """A finished run folder; `change` sees the config table and the manifest before they are written."""
     table: dict[str, Any] = {"seed": seed, "model": {"memory": {"rule": rule}}, "run": {}, "data": {}, "schedule": {}}
+    table["optimizer"] = {"name": "adamw"}
     manifest: dict[str, Any] = {
         "schema": "hecate.run/1", "data": {"name": "text", "sha256": "0" * 64}, "dtype": "float32", "autocast": None,
         "device": "cpu", "threads": 1, "versions": {"torch": "2.13.0"}, "commit": "abc", "dirty": False,
-        "machine": {"processor": "one", "cores": 2},
+        "machine": {"processor": "one", "cores": 2}, "numerics": {"float32_matmul": "highest"}, "resumed": [],
         "plugins": [
             {"distribution": "hecate-core", "version": "0.1.0", "digest": "d"},
             {"distribution": f"hecate-{rule}", "version": "0.1.0", "digest": rule},
@@ -133,6 +134,14 @@ CONFOUNDERS: list[tuple[str, Change]] = [
     ("commit", put(1, "dirty", True)),
     ("plugins", put(1, "plugins", [{"distribution": "hecate-core", "version": "0.2.0", "digest": "e"}])),
     ("wall", put(0, "run.wall", False)),
+    ("documents", put(0, "data.documents", True)),
+    ("optimizer", put(0, "optimizer.weight_decay", 0.3)),
+    ("optimizer", put(0, "optimizer.name", "sgd")),
+    ("clip", put(0, "run.clip", "none")),
+    ("numerics", put(1, "numerics.float32_matmul", "high")),
+    ("resumed", put(1, "resumed", [{"step": 3, "machine": {"processor": "another", "cores": 2}}])),
+    ("resumed", put(1, "resumed", [{"step": 3, "versions": {"torch": "2.9.0"}}])),
+    ("resumed", put(1, "resumed", [{"step": 3, "commit": "def", "dirty": False}])),
 ]
 
 
@@ -146,6 +155,41 @@ def test_a_confounder_is_refused_by_name_and_printed_when_allowed(tmp_path: Path
     verdict = compare(side(a), side(b), allow=sorted(named))
     assert any(words.startswith(f"{key}: ") for words in verdict.allowed)
     assert named <= {key, "budget", "batch"}  # a larger batch is a larger budget too
+
+
+def test_a_run_that_went_on_where_it_began_differs_in_nothing(tmp_path: Path) -> None:
+    a, b = sides(tmp_path, put(1, "resumed", [{"step": 3, "threads": 1, "commit": "abc", "backends": []}]))
+    assert compare(side(a), side(b)).winner == "B"
+
+
+def test_every_setting_that_differs_stands_below_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = sides(tmp_path, put(0, "model.width", 128))
+    assert run(["compare", str(a), str(b)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("differs: ")] == [
+        "differs: model.width 64 against 128", "differs: model.memory.rule delta against titans",
+    ]  # fmt: skip
+    assert compare(side(a), side(a)).settings == ()
+
+
+def test_a_side_without_a_memory_differs_in_all_of_it(tmp_path: Path) -> None:
+    a, b = sides(tmp_path, put(0, "model.memory", "none"))
+    settings = compare(side(a), side(b)).settings
+    assert "model.memory.rule delta against none" in settings
+    assert all(words.startswith("model.memory") for words in settings)
+
+
+@pytest.mark.parametrize("missing", ["data", "plugins", "machine", "all"])
+def test_a_manifest_of_nothing_is_refused(tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = sides(tmp_path)
+    place = b / "seed-1" / "manifest.json"
+    whole = json.loads(place.read_text())
+    kept = {key: value for key, value in whole.items() if key != missing} if missing != "all" else {}
+    place.write_text(json.dumps({**kept, "schema": "hecate.run/1"}))
+    assert run(["compare", str(a), str(b)]) == 4
+    assert f'seed-1/manifest.json: no "{"data" if missing == "all" else missing}"' in capsys.readouterr().err
+    place.write_text(json.dumps({**whole, "plugins": [3]}))
+    assert run(["compare", str(a), str(b)]) == 4
 
 
 def test_the_budget_is_what_was_read_not_what_the_config_says(tmp_path: Path) -> None:

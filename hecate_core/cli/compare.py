@@ -29,5 +29,6 @@ def compare(output: Output, a: Side, b: Side, allow: Allow = None, score: Score 
         *(f"seed {seed:<3} B - A {d:+.4f}" for seed, d in zip(verdict.seeds, verdict.differences, strict=True)),
         f"{verdict.score}: B - A {verdict.mean:+.4f} +- {verdict.spread:.4f}, {len(verdict.seeds)} paired seeds; {who}"
         + "".join(f" [allowed to differ: {words}]" for words in verdict.allowed),
+        *(f"differs: {words}" for words in verdict.settings or ["no setting"]),
     ]
     output.result("hecate.comparisons/1", {"comparisons": [{"a": str(a), "b": str(b), **asdict(verdict)}]}, lines)
