@@ -11,9 +11,11 @@ from attrs import frozen
 from hecate_core.config import Config, Reference, config_plain, load_config
 from hecate_core.errors import CheckpointError, InputError, nearest
 from hecate_core.run_folder import load_manifest
+from hecate_core.student import two_sided
 from hecate_core.sweeping import final_of
 
 SEEDS = 3  # the fewest per side
+CONFIDENCE = 0.95  # that two sides which do not differ have no winner
 # Score -> sign of better; the first that all runs have is compared where nobody chose.
 SCORES = {
     "bits_per_byte": -1.0,
@@ -73,7 +75,8 @@ class Verdict:
     differences: tuple[float, ...]
     mean: float
     spread: float  # standard error of the mean of the paired differences
-    winner: str | None  # "A", "B" or None: the mean lies within two standard errors of 0
+    bound: float  # standard errors within which the mean of as many seeds lies by chance, CONFIDENCE of the time
+    winner: str | None  # "A", "B" or None: the mean lies within the bound
     allowed: tuple[str, ...]  # differences that were let pass, in words
     settings: tuple[str, ...]  # every setting in which the sides differ, the memory's included, in words
 
@@ -129,12 +132,20 @@ def compare(a: Sequence[Run], b: Sequence[Run], *, allow: Sequence[str] = (), sc
     chosen = _score([*a, *b], score)
     seeds = tuple(sorted(one))
     differences = tuple(_value(two[seed], chosen) - _value(one[seed], chosen) for seed in seeds)
-    mean = sum(differences) / len(differences)
-    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (len(differences) - 1) / len(differences))
-    better = SCORES[chosen] * mean
-    winner = None if abs(mean) <= 2 * spread or mean == 0 else ("B" if better > 0 else "A")
+    mean, spread, bound = weighed(differences)
+    winner = None if abs(mean) <= bound * spread or mean == 0 else ("B" if SCORES[chosen] * mean > 0 else "A")
     words = tuple(f"{key}: {differing[key]}" for key in allow if key in differing)
-    return Verdict(chosen, seeds, differences, mean, spread, winner, words, _settings(a[0].config, b[0].config))
+    return Verdict(chosen, seeds, differences, mean, spread, bound, winner, words, _settings(a[0].config, b[0].config))
+
+
+def weighed(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of paired differences, its standard error, and how many of those around 0 are chance (quantile of t)."""
+    count = len(differences)
+    if count < 2:
+        raise InputError(f"compare: {count} paired differences; expected at least 2, one has no spread")
+    mean = sum(differences) / count
+    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count - 1) / count)
+    return mean, spread, two_sided(CONFIDENCE, count - 1)
 
 
 def _score(runs: Sequence[Run], asked: str | None) -> str:

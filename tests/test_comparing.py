@@ -3,14 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from hecate_core.cli.main import run
-from hecate_core.comparing import CONDITIONS, compare, side
+from hecate_core.comparing import CONDITIONS, compare, side, weighed
 from hecate_core.config import config_json, make_config
 from hecate_core.errors import CheckpointError, InputError
+from hecate_core.student import two_sided
 
 Change = Callable[[dict[str, Any], dict[str, Any]], None]
 
@@ -55,12 +57,48 @@ def test_equal_conditions_give_a_paired_verdict(tmp_path: Path, capsys: pytest.C
     assert verdict.differences == pytest.approx((-0.5, -0.45, -0.7))
     assert verdict.mean == pytest.approx(-0.55)
     assert run(["compare", str(a), str(b)]) == 0
-    assert "3 paired seeds; B is better" in capsys.readouterr().out
+    line = "3 paired seeds; B is better: beyond 4.303 standard errors of 0 (t, 95%, n = 3)"
+    assert line in capsys.readouterr().out
 
 
-def test_noise_has_no_winner(tmp_path: Path) -> None:
-    a, b = sides(tmp_path, bits=(2.3, 2.8, 2.6))
-    assert compare(side(a), side(b)).winner is None
+def test_noise_has_no_winner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = sides(tmp_path, bits=(2.3, 2.45, 2.3))  # -2.7 standard errors
+    verdict = compare(side(a), side(b))
+    assert verdict.winner is None
+    assert 2 < -verdict.mean / verdict.spread < verdict.bound
+    assert run(["compare", str(a), str(b)]) == 0
+    assert "no winner: within 4.303 standard errors of 0 (t, 95%, n = 3)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 8])
+def test_sides_that_do_not_differ_have_a_winner_one_time_in_twenty(seeds: int) -> None:
+    random, wins = Random(seeds), 0
+    for _ in range(4000):
+        mean, spread, bound = weighed([random.gauss(0.0, 1.0) for _ in range(seeds)])
+        wins += abs(mean) > bound * spread
+    assert wins / 4000 == pytest.approx(0.05, abs=0.012)  # three and a half standard errors
+
+
+@pytest.mark.parametrize(
+    ("share", "freedom", "quantile"),
+    [
+        (0.95, 1, 12.7062), (0.95, 2, 4.3027), (0.95, 3, 3.1824), (0.95, 4, 2.7764), (0.95, 9, 2.2622),
+        (0.95, 30, 2.0423), (0.99, 2, 9.9248), (0.99, 5, 4.0321), (0.5, 1, 1.0),
+    ],
+)  # fmt: skip
+def test_quantiles_are_those_of_the_printed_tables(share: float, freedom: int, quantile: float) -> None:
+    assert two_sided(share, freedom) == pytest.approx(quantile, abs=5e-5)
+
+
+@pytest.mark.parametrize(("share", "freedom"), [(0.0, 2), (1.0, 2), (0.95, 0)])
+def test_a_quantile_of_nothing_is_refused(share: float, freedom: int) -> None:
+    with pytest.raises(InputError, match="expected 0 < share < 1"):
+        two_sided(share, freedom)
+
+
+def test_one_difference_has_no_spread() -> None:
+    with pytest.raises(InputError, match="expected at least 2"):
+        weighed([0.1])
 
 
 def score(place: Path, **scores: Any) -> None:

@@ -20,14 +20,14 @@ def compare(output: Output, a: Side, b: Side, allow: Allow = None, score: Score 
     from hecate_core import comparing
 
     verdict = comparing.compare(comparing.side(a), comparing.side(b), allow=allow or [], score=score)
-    who = (
-        f"{verdict.winner} is better" if verdict.winner else "no winner: the mean lies within two standard errors of 0"
-    )
+    count, bound = len(verdict.seeds), f"{verdict.bound:.3f} standard errors of 0"
+    who = f"{verdict.winner} is better: beyond {bound}" if verdict.winner else f"no winner: within {bound}"
+    who += f" (t, {comparing.CONFIDENCE:.0%}, n = {count})"
     lines = [
         f"A  {a}",
         f"B  {b}",
         *(f"seed {seed:<3} B - A {d:+.4f}" for seed, d in zip(verdict.seeds, verdict.differences, strict=True)),
-        f"{verdict.score}: B - A {verdict.mean:+.4f} +- {verdict.spread:.4f}, {len(verdict.seeds)} paired seeds; {who}"
+        f"{verdict.score}: B - A {verdict.mean:+.4f} +- {verdict.spread:.4f}, {count} paired seeds; {who}"
         + "".join(f" [allowed to differ: {words}]" for words in verdict.allowed),
         *(f"differs: {words}" for words in verdict.settings or ["no setting"]),
     ]
