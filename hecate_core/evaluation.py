@@ -10,6 +10,7 @@ from hecate_core.errors import DataError, InputError
 from hecate_core.model import LanguageModel
 from hecate_core.tasks import HELD_OUT, Task, drawn
 
+TEXT_IDS = 256  # a text is read byte by byte
 TOKENS = 8192  # padded tokens at once; passages of neighbouring lengths go together, so that little is padded
 
 
@@ -20,8 +21,10 @@ def bits_per_byte(model: LanguageModel, passages: Sequence[bytes], *, remember: 
     Padding stands after a passage's last byte, where nothing that is counted can see it. Raises DataError when no
     passage has two bytes.
     """
-    if model.vocab < 256:
-        raise InputError(f"evaluation: text needs 256 ids, the model has {model.vocab}; score it on its own task")
+    if model.vocab < TEXT_IDS:
+        raise InputError(
+            f"evaluation: text needs {TEXT_IDS} ids, the model has {model.vocab}; score it on its own task"
+        )
     device = model.head.weight.device
     ordered = sorted((passage for passage in passages if len(passage) > 1), key=len)
     if not ordered:

@@ -19,7 +19,15 @@ from hecate_core.run_folder import load_manifest
 
 SCHEMA = "hecate.evidence/1"
 KEPT = 25  # records that a packed run keeps, spread over its steps; the digest is over all
-PLACE = ("machine", "threads", "versions", "numerics", "commit", "plugins")  # in a manifest: what bits depend on
+PLACE = (
+    "machine",
+    "threads",
+    "versions",
+    "numerics",
+    "commit",
+    "plugins",
+    "data",
+)  # in a manifest: what bits depend on
 
 Record = dict[str, Any]
 
@@ -57,7 +65,7 @@ def difference(old: Recorded, new: Recorded) -> str | None:
     if found is None:
         return None
     elsewhere = [key for key in PLACE if old.manifest.get(key) != new.manifest.get(key)]
-    tail = f" (also different: {', '.join(elsewhere)}; bits repeat on one machine, thread count and code)"
+    tail = f" (also different: {', '.join(elsewhere)}; bits repeat on one machine, thread count, code and text)"
     return found + (tail if elsewhere else "")
 
 

@@ -89,7 +89,7 @@ def test_a_replay_repeats_a_packed_run_bit_for_bit(packed: Path, tmp_path: Path)
     [
         ("loss", r"step \d+: loss "),
         ("digest", "a record that the file does not keep"),
-        ("threads", r"also different: threads.*; bits repeat on one machine, thread count and code"),
+        ("threads", r"also different: threads.*; bits repeat on one machine, thread count, code and text"),
     ],
 )
 def test_a_replay_names_the_first_number_that_differs(packed: Path, tmp_path: Path, change: str, words: str) -> None:

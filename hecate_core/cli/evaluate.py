@@ -1,5 +1,6 @@
 """`hecate eval`: score a run's model on held-out text and on tasks, its memory on and off."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,39 +25,73 @@ def evaluate(output: Output, run: Run, tasks: Tasks = None, memory: Switches = "
 
     from hecate_core.run_folder import load_manifest, load_run
 
-    switches = memory.split(",")
-    if not switches or set(switches) - {"on", "off"}:
+    switches = _each("--memory", memory)
+    if set(switches) - {"on", "off"}:
         raise InputError(f'--memory "{memory}"; expected on, off or on,off')
+    manifest = load_manifest(run)
     model, config = load_run(run)
     torch.set_num_threads(config.run.threads)
     own = "lm" if config.data.task is None else config.data.task.name
-    names = [own] if tasks is None else tasks.split(",")
+    # Everything that can be refused is, before the first score: a long one is never thrown away.
+    names = [own] if tasks is None else _each("--task", tasks)
+    scorers = [_scorer(model, config, manifest, name, seed) for name in names]
     rows: list[dict[str, Any]] = []
-    for name in names:
+    for name, scores in zip(names, scorers, strict=True):
         for switch in switches:
             output.note(f"{name}, memory {switch}")
-            rows.append({"task": name, "memory": switch, **_scores(model, config, name, seed, remember=switch == "on")})
-    recipe = {"run": str(run), "seed": seed, "manifest": load_manifest(run)}
+            rows.append({"task": name, "memory": switch, **scores(switch == "on")})
+    recipe = {"run": str(run), "seed": seed, "manifest": manifest}
     lines = [f"{row['task']:<10} memory {row['memory']:<4} " + _shown(row) for row in rows]
     output.result("hecate.scores/1", {"scores": rows, "recipes": [recipe]}, lines)
 
 
-def _scores(model: "LanguageModel", config: "Config", name: str, seed: int, *, remember: bool) -> dict[str, Any]:
-    from hecate_core.corpus import open_corpus
-    from hecate_core.evaluation import accuracy, bits_per_byte, lift
+def _each(option: str, text: str) -> list[str]:
+    """The names of a list with commas, each once."""
+    names = text.split(",")
+    if "" in names or len(set(names)) < len(names):
+        raise InputError(f'{option} "{text}"; expected names with commas between them, each once')
+    return names
+
+
+def _scorer(
+    model: "LanguageModel", config: "Config", manifest: Mapping[str, Any], name: str, seed: int
+) -> Callable[[bool], dict[str, Any]]:
+    """What scores the model on a task, with its memory written or masked; raises where it cannot be scored."""
+    from hecate_core.evaluation import accuracy, bits_per_byte, lift, refuse_small_vocab
     from hecate_core.registry import registry
 
     if name == "lm":
-        held = open_corpus(config.data.path).heldout
-        return {"bits_per_byte": bits_per_byte(model, held, remember=remember)}
+        held = _heldout(config, manifest, model.vocab)
+        return lambda remember: {"bits_per_byte": bits_per_byte(model, held, remember=remember)}
     same = config.data.task is not None and config.data.task.name == name
     task = registry().create("task", config.data.task if same else name)
-    return {
+    refuse_small_vocab(task, model.vocab)
+    return lambda remember: {
         "accuracy": accuracy(model, task, seed, remember=remember),
         "lift_bits": lift(model, task, seed, remember=remember),
         "chance": task.chance,
         "built_on": same,
     }
+
+
+def _heldout(config: "Config", manifest: Mapping[str, Any], vocab: int) -> Sequence[bytes]:
+    """The held-out passages of a run's text, which must be the one it was built on: of another, some were seen."""
+    from hecate_core.corpus import open_corpus
+    from hecate_core.errors import DataError
+    from hecate_core.evaluation import TEXT_IDS
+
+    if vocab < TEXT_IDS:
+        raise InputError(f"--task lm: text needs {TEXT_IDS} ids, the model has {vocab}; score it on its own task")
+    corpus, data = open_corpus(config.data.path), manifest.get("data")
+    was = data.get("sha256") if isinstance(data, Mapping) else None
+    if config.data.task is None and corpus.sha256 != was:
+        raise DataError(
+            f"{config.data.path or corpus.name}: is another text (sha256 {corpus.sha256[:12]}) than the run was built "
+            f"on ({str(was)[:12]}); expected that one"
+        )
+    if all(len(passage) < 2 for passage in corpus.heldout):
+        raise DataError(f"{config.data.path}: too short to hold anything out; expected a longer text")
+    return corpus.heldout
 
 
 def _shown(row: dict[str, Any]) -> str:
