@@ -29,6 +29,7 @@ from hecate_core.blueprint import compose
 from hecate_core.checking.findings import check_config
 from hecate_core.config import Config, config_digest, config_plain, load_config
 from hecate_core.errors import CompositionError, ConfigError, HecateError, InputError, nearest
+from hecate_core.registry.oneline import one_line
 from hecate_core.run_folder import can_go_on, first_difference, load_manifest
 
 KEYS = ("base", "seeds", "grid", "set", "cases")
@@ -79,6 +80,9 @@ def read_sweep(path: Path | str) -> Sweep:
         raise ConfigError(f'{path}: grid; expected a table of lists, such as "model.memory.rule" = ["delta"]')
     if not isinstance(fixed, dict) or not isinstance(table.get("base", ""), str) or not table.get("base"):
         raise ConfigError(f'{path}: expected base = "a config file or an example" and, optionally, a table set')
+    for table_name, settings in (("grid", grid), ("set", fixed), *_tables(table.get("cases", {}))):
+        if "seed" in settings:
+            raise ConfigError(f'{path}: {table_name} sets "seed"; use seeds = [0, 1], which every point meets')
     points = [*itertools.product(*([(key, _toml(value)) for value in values] for key, values in grid.items()))]
     cells = tuple(
         Cell(f"{_slug(point, case)}/seed-{seed}", (*given, *point), seed, case)
@@ -86,11 +90,30 @@ def read_sweep(path: Path | str) -> Sweep:
         for point in points
         for seed in seeds
     )
-    if len({cell.path for cell in cells}) != len(cells):
-        raise ConfigError(f"{path}: grid names a value twice; expected each once")
+    _refuse_twins(path, cells)
     beside = path.parent / table["base"]
     base = str(beside) if beside.is_file() else table["base"]
     return Sweep(base, tuple(f"{key}={_toml(value)}" for key, value in fixed.items()), cells)
+
+
+def _tables(cases: Any) -> list[tuple[str, Any]]:
+    return [(f"cases.{name}", given) for name, given in cases.items()] if isinstance(cases, dict) else []
+
+
+def _refuse_twins(path: Path, cells: Iterable[Cell]) -> None:
+    """ConfigError where two cells would share a folder: the same point twice, or values of like names."""
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        other = seen.setdefault(cell.path, cell)
+        if other is cell:
+            continue
+        if other.point == cell.point:
+            raise ConfigError(f"{path}: grid names a value twice; expected each once")
+        key, one, two = next((k, a, b) for (k, a), (_, b) in zip(other.point, cell.point, strict=True) if a != b)
+        raise ConfigError(
+            f'{path}: grid "{key}": {one} and {two} would share the folder {cell.path}; '
+            "expected values that differ in letters or digits, or a case for each"
+        )
 
 
 def _cases(path: Path, table: Any) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
@@ -178,12 +201,23 @@ def run_cells(sweep: Sweep, base: Path, out: Path, *, jobs: int = 1, tell: Calla
             _wait_any(running)
             for cell in [cell for cell, process in running.items() if process.poll() is not None]:
                 status = running.pop(cell).returncode
-                tell(f"{'finished' if status == 0 else f'failed ({status})'} {cell.path}")
+                tell(f"finished {cell.path}" if status == 0 else _failure(cell, status, out))
     finally:
         for process in running.values():
             process.terminate()
         for process in running.values():
             process.wait()
+
+
+def _failure(cell: Cell, status: int, out: Path) -> str:
+    """A line about a run that failed: its status, its log, and the last that it said."""
+    log = _log(out / cell.path)
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f"failed ({status}) {cell.path}, see {log}: {one_line(lines[-1]) if lines else 'it said nothing'}"
+
+
+def _log(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.log"
 
 
 def _wait_any(running: Mapping[Cell, "subprocess.Popen[bytes]"]) -> None:
@@ -207,7 +241,7 @@ def _start(sweep: Sweep, cell: Cell, base: Path, out: Path) -> "subprocess.Popen
         words.insert(4, str(base))
         words += [word for setting in (*sweep.fixed, *cell.settings) for word in ("--set", setting)]
     files.make_folder(folder.parent)
-    with (folder.parent / f"{folder.name}.log").open("ab") as log:
+    with _log(folder).open("ab") as log:
         return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=log)
 
 

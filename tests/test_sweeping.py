@@ -91,6 +91,13 @@ def test_cases_are_named_settings_that_meet_the_whole_grid(tmp_path: Path, monke
         ('base = "x"\n[grid]\n"a.b" = 3', "table of lists"),
         ('base = "x"\n[grid]\n"a.b" = [1, 1]', "names a value twice"),
         ("base = ", "expected a sweep in TOML"),
+        ('base = "x"\n[grid]\nseed = [1, 2]', r'grid sets "seed"; use seeds = '),
+        ('base = "x"\n[set]\nseed = 3', r'set sets "seed"; use seeds = '),
+        ('base = "x"\n[cases.twin]\nseed = 3', r'cases.twin sets "seed"; use seeds = '),
+        (
+            'base = "x"\n[grid]\n"data.path" = ["a/b.txt", "a-b.txt"]',
+            'grid "data.path": "a/b.txt" and "a-b.txt" would share the folder path-a-b.txt/seed-0; expected',
+        ),
     ],
 )
 def test_malformed_sweeps_are_one_line(text: str, line: str) -> None:
@@ -209,6 +216,36 @@ def test_a_run_that_diverged_keeps_its_bundle(folder: Path, capsys: pytest.Captu
     assert "it diverged, see out/base/seed-0; remove it to run it again" in capsys.readouterr().err
     assert (bundle / "model.safetensors").read_text() == "numbers"
     assert json.loads((folder / "out" / "table.json").read_text())["rows"][0]["failed"]
+
+
+def test_a_failed_run_names_its_log_and_its_last_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = one_cell(folder)
+    (folder / "text.txt").unlink()
+    assert run(words) == 1
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("failed"))
+    assert line.startswith("failed (4) base/seed-0, see out/base/seed-0.log: ")
+    assert "text.txt" in line
+
+
+def test_an_interrupt_says_how_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = one_cell(folder)
+    monkeypatch.setattr("hecate_core.sweeping._wait_any", interrupted)
+    assert run(words) == 130
+    assert "continue with: hecate sweep sweep.toml --out out --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("save", ["nowhere/found.json", "."])
+def test_a_place_that_cannot_be_saved_to_is_refused_before_the_first_run(
+    folder: Path, save: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*one_cell(folder), "--save", save]) == 2
+    assert f"--save {save}: no file can be written there" in capsys.readouterr().err
+    assert not (folder / "out").exists()
 
 
 def killed_and_resumed(folder: Path, seeds: list[int], kills: int) -> tuple[list[dict[str, object]], ...]:

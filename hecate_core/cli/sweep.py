@@ -46,6 +46,8 @@ def sweep(
     folder = out if out is not None else Path("runs") / file.stem
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise InputError(f"{folder}: holds a sweep already; use --resume to go on with it or another --out")
+    if save is not None and (not save.parent.is_dir() or save.is_dir()):
+        raise InputError(f"--save {save}: no file can be written there; expected a name in a folder that exists")
     base = resolved(made.base)
     cells = list(check_cells(made, base))
     begun = resume and folder.is_dir()
@@ -58,7 +60,11 @@ def sweep(
         output.note(f"{len(cells)} runs, {'unchecked' if no_check else f'{kinds} kinds of them pass hecate check'}")
         if not begun:
             held.enter_context(files.exclusive(files.make_folder(folder)))
-        run_cells(made, base, folder, jobs=jobs, tell=output.note)
+        try:
+            run_cells(made, base, folder, jobs=jobs, tell=output.note)
+        except KeyboardInterrupt:
+            output.note(f"interrupted; continue with: hecate sweep {file} --out {folder} --resume")
+            raise
         rows = table_of(made, folder)
         files.write_json(folder / "table.json", {"schema": "hecate.sweep/1", "rows": rows})
         if save is not None:
