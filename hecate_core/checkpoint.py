@@ -5,6 +5,7 @@ unpickled. What is read is untrusted: sizes are checked before memory is asked f
 anything is parsed, and every refusal is one line with exit status 4.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -158,7 +159,23 @@ class CheckpointFolder:
             have = ", ".join(map(str, found)) or "none"
             wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
             raise CheckpointError(f"{self.root}: {wanted}; complete are: {have}")
-        return load(found[chosen], plugins)
+        try:
+            return load(found[chosen], plugins)
+        except CheckpointError as error:
+            whole = None if step is not None else self._whole_before(found, chosen)
+            if whole is None:
+                raise
+            raise CheckpointError(
+                f"{error}; {whole.name} is whole: remove {found[chosen].name} to go on from it"
+            ) from None
+
+    def _whole_before(self, found: Mapping[int, Path], step: int) -> Path | None:
+        """The newest checkpoint before `step` that can be read."""
+        for earlier in sorted((one for one in found if one < step), reverse=True):
+            with contextlib.suppress(CheckpointError):
+                load(found[earlier])
+                return found[earlier]
+        return None
 
 
 def _serialized(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> bytes:

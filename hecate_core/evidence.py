@@ -18,6 +18,7 @@ from hecate_core.errors import CheckpointError, InputError, nearest
 from hecate_core.run_folder import load_manifest
 
 SCHEMA = "hecate.evidence/1"
+PACKED = {"cell", "config", "manifest", "count", "digest", "records"}  # what a packed run holds
 KEPT = 25  # records that a packed run keeps, spread over its steps; the digest is over all
 PLACE = (
     "machine",
@@ -112,6 +113,11 @@ def load_evidence(path: Path | str) -> dict[str, Any]:
         raise CheckpointError(f'{path}: holds no packed runs; expected schema "{SCHEMA}"')
     if found.get("id") != _hash(found.get("runs"))[:12]:
         raise CheckpointError(f"{path}: was changed by hand, its id is not that of its runs; make it anew")
+    runs = found.get("runs")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and run.keys() >= PACKED for run in runs):
+        raise CheckpointError(f'{path}: "runs" is no list of packed runs; expected {", ".join(sorted(PACKED))} in each')
+    for run in runs:
+        make_config(run["config"], place=f"{path}:{run['cell']}")
     return found
 
 

@@ -86,7 +86,9 @@ class RunFolder:
 
     def _refuse_run(self) -> None:
         if (self.path / "manifest.json").exists():
-            raise InputError(f"{self.path}: holds a run already; use --resume to continue it or another --out")
+            if can_go_on(self.path):
+                raise InputError(f"{self.path}: holds a run already; use --resume to continue it or another --out")
+            raise InputError(f"{self.path}: holds a run that ended before its first checkpoint; use another --out")
 
     def begin(self, made: Saved) -> None:
         """Write config and manifest; without them no run starts. InputError where a run is there already."""

@@ -140,8 +140,11 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path, corpus: Corpus, mon
     monkeypatch.setattr(building, "open_corpus", lambda _: corpus)
     config = tiny(run__steps=1)
     build(config, RunFolder(tmp_path / "run"))
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="holds a run already; use --resume"):
         build(config, RunFolder(tmp_path / "run"))
+    RunFolder(tmp_path / "short").begin(Build(config, corpus))
+    with pytest.raises(InputError, match="ended before its first checkpoint; use another --out"):
+        build(config, RunFolder(tmp_path / "short"))
     with pytest.raises(CheckpointError, match=r"made with another model\.width"):
         build(tiny(run__steps=1, model__width=16), RunFolder(tmp_path / "run"), resume=True)
     with pytest.raises(CheckpointError, match="no run is here"):

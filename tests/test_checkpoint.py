@@ -193,3 +193,17 @@ def test_a_plugin_whose_files_changed_is_named_and_does_not_stop(tmp_path: Path)
 def test_a_malformed_list_of_plugins_is_refused(records: Any, tmp_path: Path) -> None:
     save(tmp_path / "step-1", parts_of(1), {"plugins": records})
     refused(tmp_path / "step-1", "plugins")
+
+
+def test_a_damaged_newest_checkpoint_names_the_whole_one_before(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        folder.save(step, parts_of(step), META)
+    for step in (2, 3):
+        damaged = next((tmp_path / f"step-{step}").glob("*.safetensors"))
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"step-1 is whole: remove step-3 to go on from it$"):
+        folder.load()
+    with pytest.raises(CheckpointError) as caught:
+        folder.load(3)
+    assert "whole" not in str(caught.value)

@@ -114,6 +114,14 @@ def test_places_that_hold_no_run_are_refused(packed: Path, tmp_path: Path) -> No
         load_evidence(tmp_path / "other.json")
 
 
+@pytest.mark.parametrize("runs", [None, [3], [{"cell": "a"}]], ids=str)
+def test_runs_that_are_none_are_refused_though_their_id_fits(runs: object, tmp_path: Path) -> None:
+    place = tmp_path / "odd.json"
+    place.write_text(json.dumps({"schema": "hecate.evidence/1", "id": _hash(runs)[:12], "runs": runs}))
+    with pytest.raises(CheckpointError, match="is no list of packed runs"):
+        load_evidence(place)
+
+
 def test_only_finished_runs_are_packed(packed: Path, tmp_path: Path) -> None:
     whole = packed.parent / "runs" / "twin" / "seed-0"
     cut = tmp_path / "cut"
