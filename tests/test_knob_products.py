@@ -101,8 +101,10 @@ class Case:
         params, tokens, state = self.parts(leaves)
         if strategy.needs is Linearised:
             state = state.replace(anchor=state.memory)
+            if self.rule.retention.project is not None:
+                state = state.replace(unprojected=torch.zeros(1, dtype=torch.bool))
         y, after = strategy(self.rule, params, tokens, state)
-        return y, {name: one for name, one in after.flat().items() if not name.startswith("anchor")}
+        return y, {name: one for name, one in after.flat().items() if not name.startswith(("anchor", "unprojected"))}
 
 
 def _normal(like: Tensor, random: torch.Generator) -> Tensor:

@@ -136,8 +136,8 @@ class WrittenRule:
         for name, old in stored.items():
             move = -_wide(rates.write) * gradients[name]
             if rates.erase is not None:
-                x, z = layers[name]
-                move = move - _wide(rates.erase) * (z.mT @ x)
+                x, _ = layers[name]
+                move = move - _wide(rates.erase) * (old @ x.mT @ x)  # of what runs: no gradient, so never frozen
             if rates.momentum is not None:
                 move = momentum[name] = _wide(rates.momentum) * momenta[name] + move
             if rule.algorithm.step_map is not None:
