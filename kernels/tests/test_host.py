@@ -81,13 +81,13 @@ def test_racecheck_alone_sees_blocks_race(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["blockIdx.x * 256 + threadIdx.x", "blockIdx.x / 2 * 256 + threadIdx.x"])
 def test_racecheck_takes_more_blocks_than_thread_sanitizer_holds_fibers(place: str, tmp_path: Path) -> None:
-    kernel, out = _kernel(tmp_path, f"out[{place}] = (float)blockIdx.x;"), torch.zeros(40 * 256)
+    kernel, out = _kernel(tmp_path, f"out[{place}] = (float)blockIdx.x;"), torch.zeros(33 * 256)
     racecheck = ProgramLauncher("thread", ("ascending",), child.Limits(memory_mib=None))
     if "/ 2" not in place:
-        racecheck.launch(kernel, (40, 1, 1), (256, 1, 1), [InOut(out)])
+        racecheck.launch(kernel, (33, 1, 1), (256, 1, 1), [InOut(out)])
         return
     with pytest.raises(KernelError, match=r"k\.cu:3: data race"):
-        racecheck.launch(kernel, (40, 1, 1), (256, 1, 1), [InOut(out)])
+        racecheck.launch(kernel, (33, 1, 1), (256, 1, 1), [InOut(out)])
 
 
 def test_lines_are_right_after_a_branch_that_was_skipped(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def _compile(kernel: Kernel, text: str, command: list[str], built: Path) -> None
         source.write_text(text)
         _run([*command, "-c", str(source), "-o", str(kernel_object)], kernel.source)
         objects.append(kernel_object)
-        _run([command[0], *linking, *sanitizers, *map(str, objects), "-o", str(result)], kernel.source)
+        _run([command[0], *_linker(), *linking, *sanitizers, *map(str, objects), "-o", str(result)], kernel.source)
         _publish(result, built)
 
 
@@ -157,6 +157,12 @@ def _runner_object(name: str) -> Path:
 @cache
 def _runner_text() -> str:
     return "\0".join(file.read_text() for file in sorted(RUNNER.iterdir()) if file.suffix in (".cpp", ".hpp"))
+
+
+@cache
+def _linker() -> tuple[str, ...]:
+    """The linker that takes a third of the time, where it is there."""
+    return ("-fuse-ld=gold",) if shutil.which("ld.gold") else ()
 
 
 @cache
