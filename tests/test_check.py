@@ -60,6 +60,20 @@ def test_every_composition_passes_as_a_whole_model(composition: str) -> None:
     assert found_in(model_config(composition=composition)) == {}
 
 
+RULES = sorted(
+    {(cell.rule, cell.strategy) for cell in validity() if cell.retention == OWN and cell.verdict != "invalid"}
+)
+
+
+@pytest.mark.parametrize(("rule", "strategy"), RULES)
+def test_every_rule_passes_as_a_whole_model_under_its_strategies(rule: str, strategy: str) -> None:
+    """Without resets: what a strategy reads behind a long chunk of its own would never be read."""
+    levels = [{}, {"write_period": 2, "update_period": 2}]
+    memory = {"rule": rule, "strategy": strategy, "levels": levels, "chunk": 4, "grain": 4}
+    small = tiny(make_config({"model": {"depth": 1, "memory": memory}}))
+    assert [check.line for check in ARCHITECTURE.run("tested", lambda: ModelCase(small)) if not check.ok] == []
+
+
 def test_a_shrunk_config_keeps_its_choices() -> None:
     big = make_config(
         {

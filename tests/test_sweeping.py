@@ -290,4 +290,4 @@ def test_twelve_runs_killed_twice_end_with_the_same_table(folder: Path) -> None:
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
 def test_a_committed_sweep_passes_its_own_check(file: Path) -> None:
     sweep = read_sweep(file)
-    assert demand_checked(check_cells(sweep, file.with_name(sweep.base)), tell=lambda line: None)
+    assert demand_checked(check_cells(sweep, Path(sweep.base)), tell=lambda line: None)

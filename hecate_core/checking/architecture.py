@@ -1,7 +1,7 @@
 """Checks of a whole model: laws that no part can keep or break alone, at a tiny size in float64."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import attrs
@@ -20,6 +20,7 @@ from hecate_core.testing.engine import Failed, Suite, Unasked
 from hecate_core.testing.samples import demand_close, demand_same_state, same_bits, unchanged
 
 BATCH, COUNT = 2, 24  # tokens: whole windows of 1, 2 and 3, several chunks
+LONGER = (COUNT, 4 * COUNT, 16 * COUNT)  # tokens
 EXACT = 1e-9  # float64: the same sums in another order
 NOTHING = 1e-12  # float64: a product with exactly 1
 
@@ -175,7 +176,10 @@ def state_keeps_shape_and_precision(case: ModelCase) -> None:
         _, later = model(case.ids, after)
         demand_same_state(f"in {dtype}", _blank(later), _blank(first))
         for name, one in later.flat().items():
-            if ".rule." in name and one.dtype not in (torch.float32, torch.float64):
+            kept = (
+                ".rule." in name and one.is_floating_point()
+            )  # a rule's marks, such as written or not, have no digits
+            if kept and one.dtype not in (torch.float32, torch.float64):
                 raise Failed(f"in {dtype} the memory {name} is {one.dtype}; expected float32 or wider")
 
 
@@ -186,20 +190,36 @@ def _blank(state: State) -> State:
 
 @ARCHITECTURE.check
 def gradient_reaches_every_parameter(case: ModelCase) -> None:
-    """All parameters ask for a gradient, get one in a fresh context, and the optimizer holds all of them."""
-    loss = next_token_loss(case.model(case.ids, case.model.init_state(BATCH))[0], case.ids.roll(-1, 1))
-    named = {name: one for name, one in case.model.named_parameters() if one.numel()}
+    """All parameters ask for a gradient, get one in a fresh context, and the optimizer holds all of them.
+
+    What is read late, as behind a long chunk, is looked for in longer texts.
+    """
+    named: Mapping[str, Tensor] = {name: one for name, one in case.model.named_parameters() if one.numel()}
     for name, one in named.items():
         if not one.requires_grad:
             raise Failed(f"parameter {name} asks for no gradient")
         if name not in case.build.optimizer.parameters:
             raise Failed(f"parameter {name} is not given to the optimizer")
+    for count in LONGER:
+        named = _unreached(case, named, count)
+        if not named:
+            return
+    raise Failed(f"parameter {next(iter(named))} gets no gradient in {LONGER[-1]} tokens")
+
+
+def _unreached(case: ModelCase, named: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Those of the parameters that a text of `count` tokens gives no gradient; Failed for one that is not finite."""
+    more = torch.randint(0, case.config.model.vocab, (BATCH, count - COUNT), generator=torch.Generator().manual_seed(2))
+    ids = torch.cat((case.ids, more), 1)
+    loss = next_token_loss(case.model(ids, case.model.init_state(BATCH))[0], ids.roll(-1, 1))
     grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    for name, grad in zip(named, grads, strict=True):
+    left: dict[str, Tensor] = {}
+    for (name, one), grad in zip(named.items(), grads, strict=True):
         if grad is None or not bool((grad != 0).any()):
-            raise Failed(f"parameter {name} gets no gradient")
-        if not bool(torch.isfinite(grad).all()):
+            left[name] = one
+        elif not bool(torch.isfinite(grad).all()):
             raise Failed(f"the gradient of {name} is not finite")
+    return left
 
 
 @ARCHITECTURE.check
