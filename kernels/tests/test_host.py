@@ -90,6 +90,19 @@ def test_racecheck_takes_more_blocks_than_thread_sanitizer_holds_fibers(place: s
         racecheck.launch(kernel, (33, 1, 1), (256, 1, 1), [InOut(out)])
 
 
+def test_kernels_of_a_process_share_their_stacks(tmp_path: Path) -> None:
+    """A process may hold 65,000 mappings; a stack takes two, and a model launches hundreds of kernels."""
+
+    def launched(name: str) -> int:
+        kernel, out = _kernel(tmp_path, f"out[threadIdx.x] = {name};"), torch.zeros(512)
+        HostLauncher().launch(kernel, (1, 1, 1), (512, 1, 1), [Out(out)])
+        assert bool((out == float(name)).all())
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    first = launched("1")
+    assert launched("2") < first + 512
+
+
 def test_lines_are_right_after_a_branch_that_was_skipped(tmp_path: Path) -> None:
     (tmp_path / "more.cuh").write_text("// one\n// two\n")
     kernel = _kernel(tmp_path, '#if 0\n#include "more.cuh"\n#else\nout[0] = chnk;\n#endif')

@@ -39,6 +39,7 @@ class HostLauncher:
 
     def __init__(self, schedule: str = "ascending") -> None:
         self._schedule = SCHEDULES.index(schedule)
+        self._kernels: dict[Kernel, tuple[Any, ctypes.c_void_p]] = {}
 
     def shared_limit(self, like: Tensor) -> int:
         """As much as the newest cards."""
@@ -50,7 +51,9 @@ class HostLauncher:
         """Run one kernel to its end; outputs are poisoned first. Raises KernelError with `file:line`."""
         if 0 in grid or is_shaping():
             return
-        run, entry = _load(build(kernel, "library"))
+        if kernel not in self._kernels:
+            self._kernels[kernel] = _load(build(kernel, "library"))
+        run, entry = self._kernels[kernel]
         slots = [_slot(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(slots))(*(ctypes.addressof(slot) for slot in slots))
         message = run(
@@ -153,21 +156,13 @@ def _demand_addresses() -> None:
         )
 
 
-_loaded: dict[Path, tuple[Any, ctypes.c_void_p]] = {}
-
-
 def _load(library: Path) -> tuple[Any, ctypes.c_void_p]:
-    if library not in _loaded:
-        handle = ctypes.CDLL(str(library))
-        run = handle.hecate_launch
-        run.restype = ctypes.c_char_p
-        run.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int]
-        # A library stays loaded for the life of the process, so its entry is looked up once.
-        _loaded[library] = (  # hecate: allow FL-06 -- a cache keyed by the content of the library
-            run,
-            ctypes.cast(handle.hecate_entry, ctypes.c_void_p),
-        )
-    return _loaded[library]
+    """How a kernel is launched, and its entry."""
+    handle = ctypes.PyDLL(str(library))  # keeps the interpreter's lock: one launch at a time in a process
+    run = handle.hecate_launch
+    run.restype = ctypes.c_char_p
+    run.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int]
+    return run, ctypes.cast(handle.hecate_entry, ctypes.c_void_p)
 
 
 def _tensor(argument: Argument) -> Tensor | None:

@@ -61,7 +61,11 @@ void barrier(Site site) {
 namespace {
 
 constexpr size_t most_identities = 2048;  // alive at once under TSan, which slows down with them and ends at 8,000
-constexpr size_t idle_stacks = 64;  // kept between launches; a process may load hundreds of kernels
+#ifdef __clang__
+constexpr size_t idle_stacks = 64;  // of each library; a process may map 65,000 pieces, and load hundreds of kernels
+#else
+constexpr size_t idle_stacks = 1024;  // of the process: as many as a block has threads
+#endif
 
 // Blocks that ran before are then seen by chance only: a new thread may have the identity of an old one.
 void forget_identities() {
@@ -108,9 +112,9 @@ const char* run(const Launch& launch) {
     world.warps.clear();
     for (unsigned char* stack : world.old_stacks) munmap(stack, stack_bytes);
     world.old_stacks.clear();
-    while (world.stacks.size() > idle_stacks) {
-        munmap(world.stacks.back(), stack_bytes);
-        world.stacks.pop_back();
+    while (stacks.size() > idle_stacks) {
+        munmap(stacks.back(), stack_bytes);
+        stacks.pop_back();
     }
     return world.failed ? world.message : nullptr;
 }

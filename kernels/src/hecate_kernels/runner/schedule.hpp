@@ -105,7 +105,7 @@ void prepare_block(Index3 block) {
         fiber.groups.clear();
         fiber.copied = 0;
         // Stack tops are staggered (they would share cache sets) and 8 modulo 16 at entry.
-        unsigned char* top = world.stacks[rank] + stack_bytes - 64 - (rank % 32) * 192;
+        unsigned char* top = stacks[rank] + stack_bytes - 64 - (rank % 32) * 192;
         void** frame = reinterpret_cast<void**>(top - 8);
         *--frame = reinterpret_cast<void*>(fiber_body);
         for (int i = 0; i < 6; ++i) *--frame = nullptr;
@@ -128,10 +128,10 @@ void prepare_block(Index3 block) {
 // Under ThreadSanitizer every block gets stacks of its own: a local variable is nobody else's memory.
 void ensure_stacks(size_t count) {
     if (__tsan_create_fiber) {
-        world.old_stacks.insert(world.old_stacks.end(), world.stacks.begin(), world.stacks.end());
-        world.stacks.clear();
+        world.old_stacks.insert(world.old_stacks.end(), stacks.begin(), stacks.end());
+        stacks.clear();
     }
-    while (world.stacks.size() < count) {
+    while (stacks.size() < count) {
         void* stack = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (stack == MAP_FAILED) {
@@ -140,7 +140,7 @@ void ensure_stacks(size_t count) {
             return;
         }
         mprotect(stack, 4096, PROT_NONE);  // running over the end is a fault, not a neighbour's data
-        world.stacks.push_back(static_cast<unsigned char*>(stack));
+        stacks.push_back(static_cast<unsigned char*>(stack));
     }
 }
 

@@ -7,6 +7,10 @@
 
 namespace hecate_host {
 
+// Stacks that no fiber runs on. g++ makes an inline variable one object of the whole process, whichever library
+// defines it: hundreds of kernels share these, and mapping them anew would cost more than most launches.
+inline std::vector<unsigned char*> stacks;
+
 namespace {
 
 constexpr unsigned lanes = 32;
@@ -53,7 +57,7 @@ struct Warp {
 struct World {
     Launch launch{};
     std::vector<Fiber> fibers;
-    std::vector<unsigned char*> stacks, old_stacks;
+    std::vector<unsigned char*> old_stacks;
     std::vector<Warp> warps;
     std::vector<Shared> shared;
     std::vector<void*> retired;  // TSan identities outlive their block, or races between blocks hide
