@@ -27,9 +27,9 @@ class StorageError(HecateError):
 
     exit_code = ExitCode.UNREADABLE
 
-    def __init__(self, place: object, error: OSError) -> None:
+    def __init__(self, place: object, error: OSError, *, writing: bool = True) -> None:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        super().__init__(f"{place}: {reason}; what was there before is intact")
+        super().__init__(f"{place}: {reason}" + "; what was there before is intact" * writing)
         self.errno = error.errno
 
 
@@ -177,7 +177,7 @@ def read_json_lines(path: Path | str) -> tuple[list[dict[str, Any]], int]:
                 elif line.strip():
                     skipped += 1
     except OSError as error:
-        raise StorageError(path, error) from error
+        raise StorageError(path, error, writing=False) from error
     return records, skipped
 
 

@@ -249,6 +249,11 @@ def test_a_torn_line_is_counted_and_does_not_swallow_the_next(tmp_path: Path) ->
     assert path.read_text() == '{"step": 0}\n'
 
 
+def test_what_cannot_be_read_is_told_without_a_word_about_writing(tmp_path: Path) -> None:
+    with pytest.raises(files.StorageError, match=rf"^{tmp_path}: Is a directory$"):
+        files.read_json_lines(tmp_path)
+
+
 def test_a_line_of_ten_megabytes_and_other_nonsense_are_skipped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [b'{"a": 1}', b"[1]", b"\x00\x80", b"[" * 10_000, b"", b'{"b": 2}']
