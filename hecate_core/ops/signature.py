@@ -69,11 +69,32 @@ def signature_of(method: Callable[..., Any], place: str) -> Signature:
     for name in (*names, "return"):
         if name not in hints:
             raise InputError(f'{place}: "{name}" has no annotation; an operator\'s schema is made of them')
+    chosen = _chosen(type(getattr(method, "__self__", None)))
+    hints = {name: _filled(hint, chosen) for name, hint in hints.items()}
     whole = [_node(name, hints[name], place) for name in names]
     taken = [leaf.name for node in whole for leaf in leaves(node)]
     if len(set(taken)) < len(taken):  # two records with a field of one name
         whole = [_prefixed(name, node) for name, node in zip(names, whole, strict=True)]
     return Signature(tuple(whole), _node("result", hints["return"], place))
+
+
+def _chosen(owner: type) -> dict[Any, Any]:
+    """What a class puts in place of the type variables of its generic bases."""
+    found: dict[Any, Any] = {}
+    for cls in owner.__mro__:
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            variables = getattr(typing.get_origin(base), "__parameters__", ())
+            found |= {
+                one: found.get(given, given) for one, given in zip(variables, typing.get_args(base), strict=False)
+            }
+    return found
+
+
+def _filled(hint: Any, chosen: dict[Any, Any]) -> Any:
+    if isinstance(hint, typing.TypeVar):
+        return chosen.get(hint, hint)
+    variables = getattr(hint, "__parameters__", ())
+    return hint[tuple(chosen.get(one, one) for one in variables)] if variables else hint
 
 
 def leaves(node: Node) -> Iterator[Leaf]:

@@ -1,7 +1,7 @@
 """Every pair stands behind torch operators that export, compile and opcheck see through."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ HOST = [name for name in registry().names("pair") if registry().create("pair", n
 SHORT = {"forward": "fwd", "backward": "bwd"}
 EVERYTHING = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic", "test_autograd_registration")
 Calls = list[tuple[str, tuple[Any, ...]]]
+Given = TypeVar("Given", bound=tuple[Any, ...])
 
 
 def _smallest(pair: Any) -> list[Trial]:
@@ -153,6 +154,33 @@ def test_results_that_are_none_views_or_arguments_come_back_as_they_are() -> Non
     _, same = behind.forward(Pieces(a, b), Pieces(b, None), 2)
     assert same is b
     torch.library.opcheck(torch.ops.hecate.odd_host_fwd.default, (a, b, b, None, 2))
+
+
+class Family(Generic[Given]):
+    backend = "host"
+
+    def forward(self, given: Given) -> tuple[Given, Tensor]:
+        return given, given[0]
+
+    def backward(self, saved: tuple[Given, Tensor]) -> Given:
+        return saved[0]
+
+
+class Branch(Family[Given]):
+    op = "family"
+
+
+class Member(Branch[Pieces]):
+    pass
+
+
+def test_a_generic_base_is_read_with_what_its_subclass_puts_in() -> None:
+    Operator(Member())
+    assert (
+        _schema("family_host_fwd") == "hecate::family_host_fwd(Tensor left, Tensor? right) -> (Tensor, Tensor, Tensor)"
+    )
+    with pytest.raises(InputError, match=r'^Branch\.forward: "given" is Given; an operator takes Tensor, '):
+        Operator(Branch())
 
 
 class Unreadable:
