@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from hecate_core.backends import choices
 from hecate_core.blueprint import compose, config_of, levels_in
@@ -72,7 +73,7 @@ class Build:
         refuse_clocks_inside(self.model, length, documents=data.documents)
         self.state: State = self.model.init_state(data.batch)
         self.is_whole = True  # between two steps: only then is there something to save
-        self.reads: list[Read] = []  # what the present step has read so far
+        self.read: Read | None = None  # what the present step reads
 
     def _choose_optimizer(self) -> None:
         levels = levels_in(self.config)
@@ -95,27 +96,30 @@ class Build:
 
         Raises DivergedError for a loss or a gradient that is not finite, with the place; no parameter has moved then.
         """
-        self.is_whole, self.reads = False, []
+        self.is_whole = False
         pulse, losses = self.conductor.pulse(), []
         grads: dict[str, Tensor] = {}
         count = self.config.run.accumulate
         for _ in range(count):
             loss, fresh = self._forward_backward(self.stream.next_chunk())
+            if not loss < float("inf"):
+                assert self.read is not None
+                place = first_not_finite(self.model, self.read, self._autocast())
+                raise DivergedError(
+                    f"step {pulse.step}: loss is {loss}; first not finite: {place}; "
+                    "a smaller learning rate or write range may help"
+                )
             losses.append(loss)
             grads = fresh if not grads else {name: grads[name] + fresh[name] for name in grads}
+            if count > 1 and not get_total_norm(fresh.values(), float("inf")).isfinite():
+                break  # the optimizer refuses such a gradient; this chunk is the one to keep
         if count > 1:
             grads = {name: grad / count for name, grad in grads.items()}
         mean = sum(losses) / count
-        if not mean < float("inf"):
-            place = first_not_finite(self.model, self.reads, self._autocast())
-            raise DivergedError(
-                f"step {pulse.step}: loss is {mean}; first not finite: {place}; "
-                "a smaller learning rate or write range may help"
-            )
         lr = self.optimizer.lr * rate(self.config.schedule, pulse.step, self.config.run.steps)
         self.optimizer.step(grads, pulse, lr=lr)
         self.conductor.advance()
-        self.is_whole, self.reads = True, []
+        self.is_whole, self.read = True, None
         record = {"step": pulse.step, "loss": mean, "lr": lr, "update": list(pulse.update)}
         return record | self._health(pulse)
 
@@ -132,7 +136,7 @@ class Build:
             self.state = self.model.init_state(ids.shape[0])
         opens = self.config.data.documents and bool(chunk.opens.any())
         starts = chunk.opens.to(self.device) if opens else None
-        self.reads.append(Read(ids, targets, self.state, starts))
+        self.read = Read(ids, targets, self.state, starts)
         idle = self.model.unreached(self.state.position, ids.shape[1])
         tape = Tape() if self.config.run.wall else None
         state, leaves = with_leaves(self.state)
@@ -293,7 +297,8 @@ def _step(made: Build, folder: RunFolder) -> Record:
     except DivergedError as error:
         parts, meta = made.parts()
         place = folder.path / f"diverged-{made.steps_done}"
-        raise DivergedError(f"{error}; {write_bundle(place, parts, meta, made.reads, str(error))}") from error
+        assert made.read is not None  # only what a step reads diverges
+        raise DivergedError(f"{error}; {write_bundle(place, parts, meta, made.read, str(error))}") from error
 
 
 def _teller(folder: RunFolder, tell_sinks: Watcher, watch: Watcher | None) -> Watcher:

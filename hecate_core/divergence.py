@@ -1,11 +1,11 @@
 """Where a run stopped being finite: the first layer, level and quantity, and a bundle that repeats it.
 
-A bundle is a checkpoint `RUN/diverged-N`: parameters, optimizer and memory as they were before step N, and the ids that
-the step read. `reproduce` runs them again.
+A bundle is a checkpoint `RUN/diverged-N`: parameters, optimizer and memory as they were before step N, and the chunk of
+the step that went wrong with the memory before it. `reproduce` runs it again.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _LEVEL = re.compile(r"\blevels?\.?(\d+)\.?")
 
 @frozen
 class Read:
-    """One chunk as a step read it: ids and targets `[B, T]`, the memory before them, and where documents begin."""
+    """A chunk as a step read it: ids and targets `[B, T]`, the memory before them, and where documents begin."""
 
     ids: Int[Tensor, "B T"]
     targets: Int[Tensor, "B T"]
@@ -59,7 +59,7 @@ class Place:
 
 
 def first_not_finite(
-    model: LanguageModel, reads: Sequence[Read], autocast: AbstractContextManager[Any] | None = None
+    model: LanguageModel, read: Read, autocast: AbstractContextManager[Any] | None = None
 ) -> Place | None:
     """The first number that is not finite: parameters, then the memory before, then the forward in its order, the loss.
 
@@ -68,14 +68,10 @@ def first_not_finite(
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
         if not _finite(parameter):
             return Place.of(name, f"parameter {name}")
-    for read in reads:
-        for name, tensor in read.state.flat().items():
-            if not _finite(tensor):
-                return Place.of(name, f"state {name} before the step")
-        found = _in_the_forward(model, read, autocast or nullcontext())
-        if found is not None:
-            return found
-    return None
+    for name, tensor in read.state.flat().items():
+        if not _finite(tensor):
+            return Place.of(name, f"state {name} before the chunk")
+    return _in_the_forward(model, read, autocast or nullcontext())
 
 
 def _in_the_forward(model: LanguageModel, read: Read, autocast: AbstractContextManager[Any]) -> Place | None:
@@ -116,14 +112,12 @@ def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach()).all())
 
 
-def write_bundle(folder: Path, parts: Parts, meta: Mapping[str, Any], reads: Sequence[Read], message: str) -> str:
+def write_bundle(folder: Path, parts: Parts, meta: Mapping[str, Any], read: Read, message: str) -> str:
     """Write `folder` and say where it is, or why the disk would not have it; `parts` and `meta` as for a checkpoint."""
-    batch: dict[str, Tensor] = {}
-    for number, read in enumerate(reads):
-        batch |= {f"ids{number}": read.ids, f"targets{number}": read.targets}
-        if read.starts is not None:
-            batch[f"starts{number}"] = read.starts
-    before = reads[0].state
+    batch = {"ids": read.ids, "targets": read.targets}
+    if read.starts is not None:
+        batch["starts"] = read.starts
+    before = read.state
     parts = {**parts, "memory": before.flat(), "batch": batch}
     try:
         made = save(folder, parts, {**meta, "positions": positions_of(before), "diverged": message}, replace=True)
@@ -133,7 +127,7 @@ def write_bundle(folder: Path, parts: Parts, meta: Mapping[str, Any], reads: Seq
 
 
 def reproduce(folder: Path | str) -> Place | None:
-    """Run the step of a bundle again and find the place; None where its forward is finite (a gradient was not).
+    """Run the chunk of a bundle again and find the place; None where its forward is finite (a gradient was not).
 
     Raises CheckpointError where `folder` is no bundle, PluginError where a plugin it needs is missing.
     """
@@ -143,10 +137,8 @@ def reproduce(folder: Path | str) -> Place | None:
     config = make_config(meta["config"], place=str(folder))
     model = compose(config).to(dtype=getattr(torch, config.run.dtype))
     load_module(model, parts["model"], str(folder))
-    batch, state = parts["batch"], unflat(parts["memory"], meta["positions"])
-    reads = []
-    for number in range(len(batch) // 2):  # every later chunk begins where the one before it ended
-        starts = batch.get(f"starts{number}")
-        reads.append(Read(batch[f"ids{number}"], batch[f"targets{number}"], state, starts))
-        state = model(reads[-1].ids, state, starts=starts)[1]
-    return first_not_finite(model, reads)
+    batch, autocast = parts["batch"], config.run.autocast
+    state = unflat(parts["memory"], meta["positions"])
+    read = Read(batch["ids"], batch["targets"], state, batch.get("starts"))
+    lower = None if autocast is None else torch.autocast(read.ids.device.type, dtype=getattr(torch, autocast))
+    return first_not_finite(model, read, lower)

@@ -50,7 +50,7 @@ def read_of(made: Build) -> Read:
 def test_a_healthy_step_has_no_place() -> None:
     made = Build(config())
     made.step()
-    assert first_not_finite(made.model, [read_of(made)]) is None
+    assert first_not_finite(made.model, read_of(made)) is None
 
 
 def test_a_parameter_is_named_with_its_block_and_level() -> None:
@@ -58,7 +58,7 @@ def test_a_parameter_is_named_with_its_block_and_level() -> None:
     name = next(name for name, _ in made.model.named_parameters() if name.startswith("blocks.1.mixer.memory.levels.1."))
     with torch.no_grad():
         made.model.get_parameter(name).view(-1)[0] = float("inf")
-    assert first_not_finite(made.model, [read_of(made)]) == Place(1, 1, f"parameter {name}")
+    assert first_not_finite(made.model, read_of(made)) == Place(1, 1, f"parameter {name}")
 
 
 def test_a_carried_memory_is_named_with_its_block_and_level() -> None:
@@ -66,9 +66,9 @@ def test_a_carried_memory_is_named_with_its_block_and_level() -> None:
     read = read_of(made)
     path = "block1.memory.level0.rule.memory.matrix"
     spoilt = read.state.put(path, torch.full_like(read.state.at(path), float("nan")))
-    found = first_not_finite(made.model, [Read(read.ids, read.targets, spoilt)])
-    assert found == Place(1, 0, f"state {path} before the step")
-    assert str(found) == f"block 1, level 0, state {path} before the step"
+    found = first_not_finite(made.model, Read(read.ids, read.targets, spoilt))
+    assert found == Place(1, 0, f"state {path} before the chunk")
+    assert str(found) == f"block 1, level 0, state {path} before the chunk"
 
 
 def test_what_goes_wrong_inside_the_forward_is_named_before_what_it_spoils() -> None:
@@ -76,7 +76,7 @@ def test_what_goes_wrong_inside_the_forward_is_named_before_what_it_spoils() -> 
     made = Build(config())
     level: Any = made.model.get_submodule("blocks.0.mixer.memory.levels.1")
     level.gates.register_forward_hook(lambda _, __, gates: gates.map(lambda one: one * float("nan")))
-    found = first_not_finite(made.model, [read_of(made)])
+    found = first_not_finite(made.model, read_of(made))
     assert found is not None
     assert (found.block, found.level) == (0, 1)
     assert found.quantity.startswith("output retain of blocks.0.mixer.memory.levels.1.gates")
@@ -84,7 +84,7 @@ def test_what_goes_wrong_inside_the_forward_is_named_before_what_it_spoils() -> 
     made = Build(config())
     head = made.model.get_submodule("blocks.1.channel")
     head.register_forward_hook(lambda _, __, y: y * float("inf"))
-    assert first_not_finite(made.model, [read_of(made)]) == Place(1, None, "output of blocks.1.channel")
+    assert first_not_finite(made.model, read_of(made)) == Place(1, None, "output of blocks.1.channel")
 
 
 def test_the_memory_of_a_level_is_named_before_its_answer() -> None:
@@ -101,7 +101,7 @@ def test_the_memory_of_a_level_is_named_before_its_answer() -> None:
             return y * float("nan"), state.map(lambda one: one * float("nan"))
 
     level._strategy = Spoils()
-    found = first_not_finite(made.model, [read_of(made)])
+    found = first_not_finite(made.model, read_of(made))
     assert found == Place(0, 0, "state rule.memory.matrix of blocks.0.mixer.memory.levels.0")
 
 
@@ -131,16 +131,16 @@ def test_a_run_that_diverges_leaves_a_bundle_that_repeats_it(
     parts, meta = load(bundle)
     assert meta["diverged"].startswith("step 3: loss is nan")
     assert meta["config"]["run"]["steps"] == 6
-    assert set(parts["batch"]) == {f"{what}{n}" for n in range(accumulate) for what in ("ids", "targets")}
-    assert meta["positions"]["block0"] == 3 * 8 * accumulate, "the memory before the step"
+    assert set(parts["batch"]) == {"ids", "targets"}
+    assert meta["positions"]["block0"] == 3 * 8 * accumulate, "the memory before the chunk"
     assert folder.checkpoints.steps() == [2], "the checkpoint before is there, the spoilt step is none"
     steps = [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()]
     assert steps == [0, 1, 2]
     healed = {name: torch.nan_to_num(one, posinf=0.1) for name, one in parts["model"].items()}
     made = Build(config(accumulate=accumulate))
     made.model.load_state_dict(healed)
-    reads = [Read(parts["batch"]["ids0"], parts["batch"]["targets0"], made.state)]
-    assert first_not_finite(made.model, reads) is None, "the batch of the bundle is the one of the step"
+    read = Read(parts["batch"]["ids"], parts["batch"]["targets"], made.state)
+    assert first_not_finite(made.model, read) is None, "the batch of the bundle is the one of the step"
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_with_a_bundle(
@@ -157,6 +157,44 @@ def test_a_gradient_that_is_not_finite_stops_the_run_with_a_bundle(
     with pytest.raises(DivergedError, match=r"gradient of blocks\.0\S+levels\.1\S+ \(level 1\) .*diverged-0$"):
         build(config(), RunFolder(tmp_path / "run"))
     assert reproduce(tmp_path / "run" / "diverged-0") is None
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_of_accumulated_chunks_the_bundle_has_the_one_that_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    ordinary, seen = Build._forward_backward, []
+
+    def spoilt(self: Build, chunk: Any) -> Any:
+        loss, grads = ordinary(self, chunk)
+        seen.append(chunk.input)
+        if len(seen) != 5:
+            return loss, grads
+        return (float("nan"), grads) if what == "loss" else (loss, {name: one / 0 for name, one in grads.items()})
+
+    monkeypatch.setattr(Build, "_forward_backward", spoilt)
+    with pytest.raises(DivergedError, match=r"step 1: .*diverged-1$"):
+        build(config(accumulate=3), RunFolder(tmp_path / "run"))
+    parts, meta = load(tmp_path / "run" / "diverged-1")
+    assert len(seen) == 5
+    assert torch.equal(parts["batch"]["ids"], seen[4])
+    assert meta["positions"]["block0"] == 4 * 8, "the memory before the second chunk of the second step"
+
+
+def test_a_bundle_is_run_again_in_the_precision_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output of 1e5 is a number in float32, infinite in float16."""
+    ordinary = Build.step
+
+    def stepped(self: Build) -> Any:
+        with torch.no_grad():
+            for one in self.model.blocks[0].channel.parameters():
+                one.fill_(100.0)  # hecate: allow CS-47 -- the planted divergence
+        return ordinary(self)
+
+    monkeypatch.setattr(Build, "step", stepped)
+    with pytest.raises(DivergedError, match=r"first not finite: block 0, output of blocks\.0\.channel"):
+        build(config(autocast="float16"), RunFolder(tmp_path / "run"))
+    assert "block 0, output of blocks.0.channel" in str(reproduce(tmp_path / "run" / "diverged-0"))
 
 
 def test_the_command_line_prints_where_the_bundle_is(
@@ -195,5 +233,5 @@ def test_a_checkpoint_is_no_bundle(tmp_path: Path) -> None:
 
 def test_hooks_are_gone_afterwards() -> None:
     made = Build(config())
-    first_not_finite(made.model, [read_of(made)])
+    first_not_finite(made.model, read_of(made))
     assert not any(module._forward_hooks for module in made.model.modules() if isinstance(module, nn.Module))
