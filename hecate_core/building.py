@@ -59,8 +59,8 @@ class Build:
             self.model: LanguageModel = compose(config).to(self.device, getattr(torch, run.dtype))
             self._choose_optimizer()
             self.backends = choices(self.model, self.device, getattr(torch, run.autocast or run.dtype))
+            self.task: Task | None = None if data.task is None else registry().create("task", data.task)
         self.plugins = [used.record() for used in recording.used()]
-        self.task: Task | None = None if data.task is None else registry().create("task", data.task)
         self.stream: ContextStream | TaskStream
         if self.task is not None:
             refuse_small_vocab(self.task, config.model.vocab)

@@ -9,36 +9,37 @@ from typing import Any
 import pytest
 
 from hecate_core.cli.main import run
-from hecate_core.comparing import CONDITIONS, compare, side, weighed
+from hecate_core.comparing import compare, side, weighed
+from hecate_core.conditions import CONDITIONS
 from hecate_core.config import config_json, make_config
 from hecate_core.errors import CheckpointError, InputError
 from hecate_core.student import two_sided
 
-Change = Callable[[dict[str, Any], dict[str, Any]], None]
+Change = Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], None]
 
 
 def fake(path: Path, rule: str, seed: int, bits: float, change: Change | None = None) -> Path:
-    """A finished run folder; `change` sees the config table and the manifest before they are written."""
+    """A finished run folder; `change` sees config table, manifest and final record before they are written."""
     table: dict[str, Any] = {"seed": seed, "model": {"memory": {"rule": rule}}, "run": {}, "data": {}, "schedule": {}}
     table["optimizer"] = {"name": "adamw"}
     manifest: dict[str, Any] = {
         "schema": "hecate.run/1", "data": {"name": "text", "sha256": "0" * 64}, "dtype": "float32", "autocast": None,
         "device": "cpu", "threads": 1, "versions": {"torch": "2.13.0"}, "commit": "abc", "dirty": False,
         "machine": {"processor": "one", "cores": 2}, "numerics": {"float32_matmul": "highest"}, "resumed": [],
+        "backends": [{"op": "affine", "asked": "auto", "runs": "reference", "reason": ""}],
         "plugins": [
             {"distribution": "hecate-core", "version": "0.1.0", "digest": "d"},
             {"distribution": f"hecate-{rule}", "version": "0.1.0", "digest": rule},
         ],
     }  # fmt: skip
+    final: dict[str, Any] = {"final": True, "bits_per_byte": bits}
     if change is not None:
-        change(table, manifest)
+        change(table, manifest, final)
     path.mkdir(parents=True)
     config = make_config(table)
     (path / "config.json").write_text(config_json(config))
     (path / "manifest.json").write_text(json.dumps(manifest))
-    (path / "metrics.jsonl").write_text(
-        json.dumps({"step": config.run.steps, "final": True, "bits_per_byte": bits}) + "\n"
-    )
+    (path / "metrics.jsonl").write_text(json.dumps({"step": config.run.steps, **final}) + "\n")
     return path
 
 
@@ -171,6 +172,12 @@ CONFOUNDERS: list[tuple[str, Change]] = [
     ("commit", put(1, "commit", "def")),
     ("commit", put(1, "dirty", True)),
     ("plugins", put(1, "plugins", [{"distribution": "hecate-core", "version": "0.2.0", "digest": "e"}])),
+    ("versions", put(1, "versions", {"torch": "2.13.0", "triton": "3.4.0"})),
+    ("versions", put(1, "versions", {})),
+    ("machine", put(1, "machine", {"cores": 2})),
+    ("machine", put(1, "machine.accelerator", "H100")),
+    ("backends", put(1, "backends", [{"op": "affine", "asked": "nvrtc", "runs": "nvrtc", "reason": ""}])),
+    ("evaluation", put(2, "chance", 0.25)),
     ("wall", put(0, "run.wall", False)),
     ("documents", put(0, "data.documents", True)),
     ("optimizer", put(0, "optimizer.weight_decay", 0.3)),

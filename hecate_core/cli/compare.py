@@ -1,34 +1,53 @@
-"""`hecate compare`: two sides, paired by seed; refuses a winner where their conditions differ."""
+"""`hecate compare`: sides against the first one, paired by seed; refuses a winner where their conditions differ."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from attrs import asdict
 from typer import Argument, Option
 
 from hecate_core.cli.output import Output
 
-Side = Annotated[Path, Argument(help="A folder of runs (a sweep's cell), or RUN,RUN,RUN.")]
+if TYPE_CHECKING:
+    from hecate_core.comparing import Verdict
+
+First = Annotated[Path, Argument(help="A folder of runs (a sweep's cell), or RUN,RUN,RUN.")]
+Others = Annotated[list[Path], Argument(help="One or several more, each against A.")]
 Allow = Annotated[list[str] | None, Option("--allow", metavar="KEY", help="Let one condition differ; repeatable.")]
 Score = Annotated[
     str | None, Option("--score", help="bits_per_byte, accuracy, or either with _memory_off (default: what both have).")
 ]
 
 
-def compare(output: Output, a: Side, b: Side, allow: Allow = None, score: Score = None) -> None:
-    """Compare two sides of runs, seed by seed."""
+def compare(output: Output, a: First, b: Others, allow: Allow = None, score: Score = None) -> None:
+    """Compare sides of runs with the first, seed by seed."""
     from hecate_core import comparing
 
-    verdict = comparing.compare(comparing.side(a), comparing.side(b), allow=allow or [], score=score)
+    first, made = comparing.side(a), []
+    for number, other in enumerate(b):
+        side = comparing.side(other)
+        verdict = comparing.compare(first, side, allow=allow or [], score=score, among=len(b))
+        made.append((chr(ord("B") + number), other, verdict))
+    lines = [line for name, other, verdict in made for line in _lines(a, name, other, verdict, len(b))]
+    record = [{"a": str(a), "b": str(other), **asdict(verdict)} for _, other, verdict in made]
+    output.result("hecate.comparisons/1", {"comparisons": record}, lines)
+
+
+def _lines(a: Path, name: str, other: Path, verdict: "Verdict", among: int) -> Iterator[str]:
+    from hecate_core.comparing import CONFIDENCE
+
     count, bound = len(verdict.seeds), f"{verdict.bound:.3f} standard errors of 0"
-    who = f"{verdict.winner} is better: beyond {bound}" if verdict.winner else f"no winner: within {bound}"
-    who += f" (t, {comparing.CONFIDENCE:.0%}, n = {count})"
-    lines = [
-        f"A  {a}",
-        f"B  {b}",
-        *(f"seed {seed:<3} B - A {d:+.4f}" for seed, d in zip(verdict.seeds, verdict.differences, strict=True)),
-        f"{verdict.score}: B - A {verdict.mean:+.4f} +- {verdict.spread:.4f}, {count} paired seeds; {who}"
-        + "".join(f" [allowed to differ: {words}]" for words in verdict.allowed),
-        *(f"differs: {words}" for words in verdict.settings or ["no setting"]),
-    ]
-    output.result("hecate.comparisons/1", {"comparisons": [{"a": str(a), "b": str(b), **asdict(verdict)}]}, lines)
+    winner = name if verdict.winner == "B" else verdict.winner
+    who = f"{winner} is better: beyond {bound}" if winner else f"no winner: within {bound}"
+    who += f" (t, {CONFIDENCE:.0%}, n = {count}{f', {among} comparisons' * (among > 1)})"
+    yield f"A  {a}"
+    yield f"{name}  {other}"
+    for seed, difference in zip(verdict.seeds, verdict.differences, strict=True):
+        yield f"seed {seed:<3} {name} - A {difference:+.4f}"
+    yield (
+        f"{verdict.score}: {name} - A {verdict.mean:+.4f} +- {verdict.spread:.4f}, {count} paired seeds; {who}"
+        + "".join(f" [allowed to differ: {words}]" for words in verdict.allowed)
+    )
+    for words in verdict.settings or ["no setting"]:
+        yield f"differs: {words}"

@@ -10,7 +10,7 @@ from attrs import asdict, evolve, frozen
 from hecate_core.config.reference import Reference
 from hecate_core.errors import HecateError, InputError, PluginError, nearest
 from hecate_core.hooks import KINDS
-from hecate_core.registry.discovery import Disabled, discover
+from hecate_core.registry.discovery import OWN, Disabled, discover
 from hecate_core.registry.fingerprint import Digests
 from hecate_core.registry.loading import load
 from hecate_core.registry.oneline import told
@@ -121,8 +121,8 @@ class Registry:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator["Recording"]:
-        """Note what is used inside the block alone: the plugins of one model, not of the process."""
-        origins: set[Origin] = set()
+        """Note what is used inside the block alone: the plugins of one model, not of the process; core always is."""
+        origins = {one.origin for one in self._plugins if one.origin.distribution == OWN and one.components}
         self._recorders.append(origins)
         try:
             yield Recording(origins, self._digests)
