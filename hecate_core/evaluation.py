@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from hecate_core.errors import DataError, InputError
 from hecate_core.model import LanguageModel
+from hecate_core.shapes import Bool, Int, Tensor
 from hecate_core.tasks import HELD_OUT, Task, drawn
 
 TEXT_IDS = 256  # a text is read byte by byte
@@ -74,13 +75,14 @@ def accuracy(model: LanguageModel, task: Task, seed: int, *, remember: bool = Tr
         asked = targets >= 0
         right += int((logits.argmax(-1)[asked] == targets[asked]).sum())
         counted += int(asked.sum())
-    return right / counted
+    return right / _some(counted, task)
 
 
 @torch.inference_mode()
 def lift(model: LanguageModel, task: Task, seed: int, *, remember: bool = True) -> float:
-    """How many bits per counted target the right context is worth against the context of the next row.
+    """How many bits per counted target the right answer is worth against that of the row before.
 
+    The i-th answer of a row is weighed against the i-th of the other row (from the first again where it has fewer).
     Positive where the model uses what stood in the context, 0 where it only knows the form of an answer.
     """
     refuse_small_vocab(task, model.vocab)
@@ -89,13 +91,28 @@ def lift(model: LanguageModel, task: Task, seed: int, *, remember: bool = True) 
         ids, targets = (one.to(device) for one in drawn(task, BATCH, seed, HELD_OUT, part))
         write = None if remember else torch.zeros(ids.shape, dtype=torch.bool, device=device)
         logits, _ = model(ids, model.init_state(BATCH), write)
-        bits = -logits.double().log_softmax(-1) / math.log(2.0)
-        asked = (targets >= 0) & (targets.roll(1, 0) >= 0)
-        own, other = targets[asked], targets.roll(1, 0)[asked]
-        chosen = bits[asked]
-        gained += float((chosen.gather(1, other[:, None]) - chosen.gather(1, own[:, None])).sum())
-        counted += int(asked.sum())
-    return gained / counted
+        asked = targets >= 0
+        bits = (-logits.double().log_softmax(-1) / math.log(2.0))[asked]
+        own, other = targets[asked], _answers_of_others(targets, asked)
+        gained += float((bits.gather(1, other[:, None]) - bits.gather(1, own[:, None])).sum())
+        counted += len(own)
+    return gained / _some(counted, task)
+
+
+def _answers_of_others(targets: Int[Tensor, "B T"], asked: Bool[Tensor, "B T"]) -> Tensor:
+    """For every counted target `[count]` one of the row before that has any."""
+    answers = [row[counts] for row, counts in zip(targets, asked, strict=True) if bool(counts.any())]
+    before = [answers[-1], *answers[:-1]] if answers else []
+    places = [
+        torch.arange(len(own), device=own.device) % len(other) for own, other in zip(answers, before, strict=True)
+    ]
+    return torch.cat([targets.new_empty(0), *(other[at] for other, at in zip(before, places, strict=True))])
+
+
+def _some(counted: int, task: Task) -> int:
+    if not counted:
+        raise InputError(f'task "{task.name}": no counted target in {CONTEXTS} contexts; expected some that are >= 0')
+    return counted
 
 
 def task_scores(model: LanguageModel, task: Task, seed: int, *, memory: bool) -> dict[str, float]:

@@ -103,7 +103,7 @@ class RunFolder:
         Only what has been restored may: a run that cannot go on keeps every record it had.
         """
         found, backends = load_manifest(self.path), [choice.record() for choice in made.backends]
-        resumed = [*found.get("resumed", []), {"step": made.steps_done, "backends": backends, **_surroundings()}]
+        resumed = [*found.get("resumed", []), {"step": made.steps_done, "backends": backends, **surroundings()}]
         # A kill between the two leaves the old digest beside the new config; whatever goes on next writes both.
         files.write_text(self.path / "config.json", config_json(made.config))
         now = {"config_digest": config_digest(made.config), "resumed": resumed}
@@ -155,7 +155,7 @@ def manifest(made: Saved) -> Record:
         "device": config.run.device,
         "dtype": config.run.dtype,
         "autocast": config.run.autocast,
-        **_surroundings(),
+        **surroundings(),
         "resumed": [],
     }
 
@@ -174,8 +174,8 @@ def _until(records: Sequence[Record], done: int, config: Config) -> list[Record]
     return kept
 
 
-def _surroundings() -> Record:
-    """What may differ from one start of a run to the next."""
+def surroundings() -> Record:
+    """What may differ from one start of a run, or one scoring of it, to the next."""
     return {
         "versions": provenance.versions(),
         "numerics": provenance.precision(),
@@ -185,11 +185,8 @@ def _surroundings() -> Record:
     }
 
 
-def load_run(path: Path | str, step: int | None = None) -> tuple[LanguageModel, Config]:
-    """The model of a run at a checkpoint (default: the last) and its config.
-
-    Raises CheckpointError where there is none or it does not fit, PluginError where a plugin it needs is missing.
-    """
+def checkpoint_of(path: Path | str, step: int | None = None) -> Path:
+    """The folder of a run's checkpoint (default: the last); CheckpointError where there is none."""
     path = Path(path)
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: no run is here (no config.json); expected a folder made by hecate build")
@@ -197,7 +194,15 @@ def load_run(path: Path | str, step: int | None = None) -> tuple[LanguageModel, 
     if not found or (step is not None and step not in found):
         have = ", ".join(map(str, found)) or "none"
         raise CheckpointError(f"{path}: no such checkpoint; complete are: {have}")
-    parts, meta = load(found[max(found) if step is None else step])
+    return found[max(found) if step is None else step]
+
+
+def load_run(path: Path | str, step: int | None = None) -> tuple[LanguageModel, Config]:
+    """The model of a run at a checkpoint (default: the last) and its config.
+
+    Raises CheckpointError where there is none or it does not fit, PluginError where a plugin it needs is missing.
+    """
+    parts, meta = load(checkpoint_of(path, step))
     config = make_config(meta["config"], place=str(path))
     model = compose(config).to(dtype=getattr(torch, config.run.dtype))
     load_module(model, parts["model"], str(path))

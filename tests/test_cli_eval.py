@@ -1,5 +1,6 @@
 """`hecate eval`: whatever can be refused is refused before the first score, in one line."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +63,6 @@ def test_each_switch_is_scored_once(scored: list[bool], capsys: pytest.CaptureFi
         (["--memory", "on,on"], '--memory "on,on"; expected names'),
         (["--memory", ""], '--memory ""'),
         (["--memory", "maybe"], "expected on, off or on,off"),
-        (["--task", "lm,mqar"], "expected model.vocab >= 512, not 256"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_scored(
@@ -75,6 +75,34 @@ def test_wrong_words_are_refused_before_anything_is_scored(
     assert len(err.splitlines()) == 1
     assert line in err
     assert scored == []
+
+
+def test_a_task_of_more_ids_is_asked_over_those_the_model_has(
+    scored: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run(["eval", "run", "--task", "lm,mqar,niah", "--memory", "on", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    _, mqar, niah = made["scores"]
+    assert (mqar["vocab"], mqar["chance"], mqar["built_on"]) == (256, 1 / 128, False)
+    assert niah["vocab"] == 256
+    (recipe,) = made["recipes"]
+    assert recipe["tasks"]["mqar"] == {"vocab": 256, "tokens": 64, "chance": 1 / 128}
+    assert recipe["checkpoint"] == "step-2"
+    assert recipe["contexts"] == 256
+    assert recipe["config"]["model"]["vocab"] == 256
+    assert set(recipe["scored"]) >= {"versions", "machine", "threads", "commit"}
+
+
+def test_a_task_that_fits_no_model_so_small_says_what_it_expects(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["build", "tiny.toml", "--set", "data.task=parity", "--set", "model.vocab=2", "--out", "two"]) == 0
+    capsys.readouterr()
+    assert run(["eval", "two", "--task", "mqar"]) == 2
+    assert "mqar: vocab 2, " in capsys.readouterr().err
+    assert run(["eval", "two", "--task", "niah"]) == 2
+    assert 'task "niah" uses 256 ids; expected model.vocab >= 256, not 2' in capsys.readouterr().err
 
 
 def other_text(_: Path) -> None:

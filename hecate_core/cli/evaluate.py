@@ -1,9 +1,11 @@
 """`hecate eval`: score a run's model on held-out text and on tasks, its memory on and off."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from attrs import frozen
 from typer import Argument, Option
 
 from hecate_core.cli.output import Output
@@ -12,6 +14,7 @@ from hecate_core.errors import InputError
 if TYPE_CHECKING:
     from hecate_core.config import Config
     from hecate_core.model import LanguageModel
+    from hecate_core.tasks import Task
 
 Run = Annotated[Path, Argument(metavar="RUN", help="A folder made by hecate build.")]
 Tasks = Annotated[str | None, Option("--task", metavar="A,B", help="lm (held-out text) or registered tasks.")]
@@ -23,7 +26,9 @@ def evaluate(output: Output, run: Run, tasks: Tasks = None, memory: Switches = "
     """Score the model of a run on tasks, with its memory on and off."""
     import torch
 
-    from hecate_core.run_folder import load_manifest, load_run
+    from hecate_core.config import config_plain
+    from hecate_core.evaluation import CONTEXTS
+    from hecate_core.run_folder import checkpoint_of, load_manifest, load_run, surroundings
 
     switches = _each("--memory", memory)
     if set(switches) - {"on", "off"}:
@@ -34,13 +39,23 @@ def evaluate(output: Output, run: Run, tasks: Tasks = None, memory: Switches = "
     own = "lm" if config.data.task is None else config.data.task.name
     # Everything that can be refused is, before the first score: a long one is never thrown away.
     names = [own] if tasks is None else _each("--task", tasks)
-    scorers = [_scorer(model, config, manifest, name, seed) for name in names]
+    made = {name: _task(config, name, model.vocab) for name in names if name != "lm"}
+    scorers = [_scorer(model, config, manifest, made.get(name), seed) for name in names]
     rows: list[dict[str, Any]] = []
     for name, scores in zip(names, scorers, strict=True):
         for switch in switches:
             output.note(f"{name}, memory {switch}")
             rows.append({"task": name, "memory": switch, **scores(switch == "on")})
-    recipe = {"run": str(run), "seed": seed, "manifest": manifest}
+    recipe = {
+        "run": str(run),
+        "checkpoint": checkpoint_of(run).name,
+        "seed": seed,
+        "contexts": CONTEXTS,
+        "tasks": {name: one.record() for name, one in made.items()},
+        "scored": surroundings(),
+        "config": config_plain(config),
+        "manifest": manifest,
+    }
     lines = [f"{row['task']:<10} memory {row['memory']:<4} " + _shown(row) for row in rows]
     output.result("hecate.scores/1", {"scores": rows, "recipes": [recipe]}, lines)
 
@@ -53,24 +68,49 @@ def _each(option: str, text: str) -> list[str]:
     return names
 
 
-def _scorer(
-    model: "LanguageModel", config: "Config", manifest: Mapping[str, Any], name: str, seed: int
-) -> Callable[[bool], dict[str, Any]]:
-    """What scores the model on a task, with its memory written or masked; raises where it cannot be scored."""
-    from hecate_core.evaluation import accuracy, bits_per_byte, lift, refuse_small_vocab
+@frozen
+class _Asked:
+    """A task as it is scored: with its options, and whether the model was built on it."""
+
+    task: "Task"
+    options: dict[str, Any]
+    built_on: bool
+
+    def record(self) -> dict[str, Any]:
+        """What was asked, for a recipe."""
+        return {**self.options, "vocab": self.task.vocab, "tokens": self.task.tokens, "chance": self.task.chance}
+
+
+def _task(config: "Config", name: str, vocab: int) -> _Asked:
+    """The run's own task as it was built on, or another one, over as many ids as the model has where it lets choose."""
+    from hecate_core.evaluation import refuse_small_vocab
     from hecate_core.registry import registry
 
-    if name == "lm":
+    if config.data.task is not None and config.data.task.name == name:
+        return _Asked(registry().create("task", config.data.task), dict(config.data.task.options), built_on=True)
+    asked = _Asked(registry().create("task", name), {}, built_on=False)
+    if asked.task.vocab > vocab and "vocab" in signature(registry().component("task", name)).parameters:
+        asked = _Asked(registry().create("task", name, vocab=vocab), {"vocab": vocab}, built_on=False)
+    refuse_small_vocab(asked.task, vocab)
+    return asked
+
+
+def _scorer(
+    model: "LanguageModel", config: "Config", manifest: Mapping[str, Any], asked: _Asked | None, seed: int
+) -> Callable[[bool], dict[str, Any]]:
+    """What scores the model on a task or on its text, memory written or masked; raises where it cannot be scored."""
+    from hecate_core.evaluation import accuracy, bits_per_byte, lift
+
+    if asked is None:
         held = _heldout(config, manifest, model.vocab)
         return lambda remember: {"bits_per_byte": bits_per_byte(model, held, remember=remember)}
-    same = config.data.task is not None and config.data.task.name == name
-    task = registry().create("task", config.data.task if same else name)
-    refuse_small_vocab(task, model.vocab)
+    task = asked.task
     return lambda remember: {
         "accuracy": accuracy(model, task, seed, remember=remember),
         "lift_bits": lift(model, task, seed, remember=remember),
         "chance": task.chance,
-        "built_on": same,
+        "vocab": task.vocab,
+        "built_on": asked.built_on,
     }
 
 
@@ -97,5 +137,5 @@ def _heldout(config: "Config", manifest: Mapping[str, Any], vocab: int) -> Seque
 def _shown(row: dict[str, Any]) -> str:
     if "bits_per_byte" in row:
         return f"{row['bits_per_byte']:.4f} bits per byte"
-    built = "" if row["built_on"] else ", not built on it"
+    built = "" if row["built_on"] else f", {row['vocab']} ids, not built on it"
     return f"accuracy {row['accuracy']:.4f} (chance {row['chance']:.4f}), lift {row['lift_bits']:.3f} bits{built}"
