@@ -66,6 +66,11 @@ KEPT_FOR: dict[str, tuple[str, Callable[[Scores], bool]]] = {
         "four that always write. Kept whatever came out.",
         lambda s: max(s["writes-off"]) < min(s["k1"]),
     ),
+    "timescales-cms": (
+        "The same stream with a chain of MLPs (CMS) behind the memory: one against four that learn at every 1st, 2nd, "
+        "4th and 8th step, and against four that learn at every step. Kept whatever came out.",
+        lambda s: max(s["writes-off"]) < min(s["k1"]),
+    ),
 }
 
 
