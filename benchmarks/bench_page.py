@@ -23,7 +23,8 @@ def section(found: dict[str, Any]) -> str:
         f"{row['forward']['tokens_per_second']:,} | {row['forward']['worst']:,} | "
         f"{row['forward_and_backward']['tokens_per_second']:,} | {row['forward_and_backward']['worst']:,} |"
         if "reason" not in row
-        else f"| {row['rule']} | - | {row['backend']} | {row['tokens']} | - | {row['reason']} | | | |"
+        else f"| {row['rule']} | {row.get('strategy', '-')} | {row['backend']} | {row['tokens']} | - | "
+        f"{row['reason']} | | | |"
         for row in found["rows"]
     ]
     return "\n".join([

@@ -3,6 +3,9 @@
 A cell is a `MemoryLayer` over random activations, forward alone and forward with backward, after one call that is not
 counted: in CPU seconds of the one thread on a CPU, which other processes disturb little, by the wall clock elsewhere.
 What cannot run is a row with its reason.
+
+Plain torch is timed under one strategy of a rule, kernels under every strategy for which their backend has a pair,
+each beside the same strategy in plain torch.
 """
 
 import hashlib
@@ -17,15 +20,26 @@ from attrs import frozen
 
 from hecate_core import provenance
 from hecate_core.composing import rule_of, strategy_of, widths_of
-from hecate_core.errors import HecateError, InputError
+from hecate_core.errors import CompositionError, HecateError, InputError
 from hecate_core.memory_layer import MemoryLayer
+from hecate_core.protocols import MemoryRule
 from hecate_core.registry import registry
 from hecate_core.shapes import Tensor
 
 SCHEMA = "hecate.bench/1"
-STRATEGIES = ("chunkwise", "frozen", "sequential")  # the first that serves a rule is timed
+STRATEGIES = ("chunkwise", "frozen", "sequential")  # the first that serves a rule is timed in plain torch
 REFERENCE = "reference"
+ANY = ("auto", REFERENCE)  # backends that serve every strategy, with or without a pair
 LEAST = 3  # rounds, however long they take
+
+
+@frozen
+class Way:
+    """A strategy on a backend that time a rule, or why none does."""
+
+    backend: str
+    strategy: str | None = None
+    reason: str = ""
 
 
 @frozen
@@ -42,14 +56,15 @@ class Plan:
     chunk: int = 64
     seconds: float = 1.0  # per cell and pass
 
-    def cells(self) -> Iterator[tuple[str, int, str, str]]:
-        """Rule, tokens, device, backend."""
+    def cells(self) -> Iterator[tuple[str, int, str, Way]]:
+        """Rule, tokens, device, strategy and backend."""
         for device in self.devices:
             known = (REFERENCE, "nvrtc") if device.startswith("cuda") else (REFERENCE,)
             for rule in self.rules:
+                ways = ways_of(rule, self.backends or known, self.chunk)
                 for tokens in self.lengths:
-                    for backend in self.backends or known:
-                        yield rule, tokens, device, backend
+                    for way in ways:
+                        yield rule, tokens, device, way
 
 
 def bench(plan: Plan, *, tell: Callable[[dict[str, Any]], None] = lambda row: None) -> dict[str, Any]:
@@ -59,12 +74,16 @@ def bench(plan: Plan, *, tell: Callable[[dict[str, Any]], None] = lambda row: No
     """
     _refuse(plan)
     rows = []
-    for rule, tokens, device, backend in plan.cells():
-        row = {"rule": rule, "tokens": tokens, "device": _name(device), "backend": backend}
-        try:
-            row |= _timed(plan, rule, tokens, torch.device(device), backend)
-        except HecateError as error:
-            row |= {"reason": str(error)}
+    for rule, tokens, device, way in plan.cells():
+        row: dict[str, Any] = {"rule": rule, "tokens": tokens, "device": _name(device), "backend": way.backend}
+        if way.strategy is None:
+            row |= {"reason": way.reason}
+        else:
+            row |= {"strategy": way.strategy}
+            try:
+                row |= _timed(plan, rule, tokens, torch.device(device), way)
+            except HecateError as error:
+                row |= {"reason": str(error)}
         rows.append(row)
         tell(row)
     found = {
@@ -106,12 +125,51 @@ def _refuse(plan: Plan) -> None:
             raise InputError(f'bench: device "{device}"; expected one that is here, such as "cpu" ({reason})') from None
 
 
-def _timed(plan: Plan, rule: str, tokens: int, device: torch.device, backend: str) -> dict[str, Any]:
+def ways_of(rule: str, backends: Sequence[str], chunk: int) -> list[Way]:
+    """How a rule is timed on backends: derived from the strategies and pairs that are registered.
+
+    Plain torch gets the first strategy that serves the rule, kernels every one that their backend has a pair for,
+    each behind the same strategy on the reference, whether that was asked for or not.
+    """
+    made = rule_of(rule)
+    last = len(STRATEGIES)
+    known = sorted(
+        registry().names("strategy"), key=lambda name: STRATEGIES.index(name) if name in STRATEGIES else last
+    )
+    served, refusals = _tried(made, known, chunk, REFERENCE)
+    found = []
+    for backend in backends:
+        if served and backend in ANY:
+            found.append(Way(backend, served[0]))
+            continue
+        paired, reasons = _tried(made, served, chunk, backend)
+        for strategy in paired:
+            found += [Way(REFERENCE, strategy), Way(backend, strategy)]
+        if not paired:
+            # A pair that is not there says more than a strategy that no pair could serve.
+            told = min(reasons or refusals, key=lambda error: isinstance(error, CompositionError), default=None)
+            found.append(Way(backend, reason=str(told or f"bench: no strategy serves {rule}")))
+    return sorted(dict.fromkeys(found), key=lambda way: served.index(way.strategy) if way.strategy else len(served))
+
+
+def _tried(rule: MemoryRule, names: Sequence[str], chunk: int, backend: str) -> tuple[list[str], list[HecateError]]:
+    """Strategies that serve the rule on the backend, and why the others do not."""
+    served, refusals = [], []
+    for name in names:
+        try:
+            strategy_of(name, rule, chunk=chunk, backend=backend)
+        except HecateError as error:
+            refusals.append(error)
+        else:
+            served.append(name)
+    return served, refusals
+
+
+def _timed(plan: Plan, rule: str, tokens: int, device: torch.device, way: Way) -> dict[str, Any]:
     """One cell's numbers."""
-    strategy = _strategy(rule, plan.chunk, backend)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        given: dict[str, Any] = {"rule": rule, "strategy": strategy, "chunk": plan.chunk, "backend": backend}
+        given: dict[str, Any] = {"rule": rule, "strategy": way.strategy, "chunk": plan.chunk, "backend": way.backend}
         layer = MemoryLayer(plan.width, plan.heads, **given).to(device)
         x = torch.randn(plan.batch, tokens, plan.width).to(device)
     state = layer.init_state(plan.batch).flat()
@@ -127,30 +185,10 @@ def _timed(plan: Plan, rule: str, tokens: int, device: torch.device, backend: st
 
     count = plan.batch * tokens
     return {
-        "strategy": strategy,
         "state_bytes": sum(_bytes(one) for one in state.values()) // plan.batch,
         "forward": _pace(forward, count, plan.seconds, device),
         "forward_and_backward": _pace(both, count, plan.seconds, device),
     }
-
-
-def _strategy(rule: str, chunk: int, backend: str) -> str:
-    """The first strategy that serves the rule in plain torch; HecateError where the backend has nothing for it."""
-    made = rule_of(rule)
-    refusal: HecateError | None = None
-    for name in (name for name in STRATEGIES if name in registry().names("strategy")):
-        try:
-            strategy_of(name, made, chunk=chunk, backend=REFERENCE)
-        except HecateError as error:
-            refusal = refusal or error
-            continue
-        if (
-            backend != REFERENCE
-            and getattr(strategy_of(name, made, chunk=chunk, backend=backend), "pair", None) is None
-        ):
-            raise InputError(f'strategy "{name}" runs {rule} without a kernel pair')
-        return name
-    raise refusal or InputError(f"bench: no strategy serves {rule}")
 
 
 def _pace(call: Callable[[], None], tokens: int, seconds: float, device: torch.device) -> dict[str, Any]:
@@ -190,7 +228,7 @@ def _bytes(tensor: Tensor) -> int:
 def table(found: dict[str, Any]) -> list[Sequence[object]]:
     """Rows for a reader: rule, device, backend, strategy, tokens, bytes of a row's state, both passes or the reason."""
     return [
-        (row["rule"], row["device"], row["backend"], "-", row["tokens"], "-", row["reason"], "")
+        (row["rule"], row["device"], row["backend"], row.get("strategy", "-"), row["tokens"], "-", row["reason"], "")
         if "reason" in row
         else (
             row["rule"], row["device"], row["backend"], row["strategy"], row["tokens"], row["state_bytes"],

@@ -55,8 +55,9 @@ def bench(
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise InputError(f"--out {out}: no file can be written there; expected a name in a folder that exists")
     found = benching.bench(plan, tell=lambda row: output.note(_said(row)))
-    if backend and all("reason" in row for row in found["rows"]):
-        raise InputError(f"--backend {backend}: {found['rows'][0]['reason']}")
+    asked = [row for row in found["rows"] if row["backend"] in plan.backends]  # not the reference beside kernels
+    if backend and all("reason" in row for row in asked):
+        raise InputError(f"--backend {backend}: {asked[0]['reason']}")
     if out is not None:
         files.write_json(out, found)
     head = ("rule", "device", "backend", "strategy", "tokens", "state bytes", "forward tok/s", "+ backward tok/s")
@@ -73,4 +74,5 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 def _said(row: dict[str, Any]) -> str:
     what = row.get("reason") or f"{row['forward']['tokens_per_second']:,} tokens/s forward"
-    return f"{row['rule']} {row['tokens']} {row['backend']}: {what}"
+    how = f"{row['strategy']} on {row['backend']}" if "strategy" in row else row["backend"]
+    return f"{row['rule']} {row['tokens']} {how}: {what}"
