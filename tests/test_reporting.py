@@ -4,6 +4,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from hecate_core.building import build
 from hecate_core.cli.main import run
 from hecate_core.errors import CheckpointError, InputError
+from hecate_core.reporting.figures import loss_figure
 from hecate_core.reporting.probe import Level, probe
 from hecate_core.reporting.run import report
 from hecate_core.reporting.verdict import judge
@@ -72,10 +74,58 @@ def test_every_figure_is_there_and_none_is_empty(written: str) -> None:
 
 
 def test_an_empty_figure_would_be_found() -> None:
-    from hecate_core.reporting.figures import loss_figure
-
     empty = figures(loss_figure({"none": []}))["loss"]
     assert drawn(empty) == 0
+
+
+def lines(element: ElementTree.Element) -> int:
+    """Drawn paths of two points or more inside the element's axes: data lines, no ticks, grids or legends."""
+    return sum(drawn(axes) for axes in element.iter() if re.search(r"-axes_\d+$", axes.attrib.get("id", "")))
+
+
+def test_scores_of_interim_evaluations_are_drawn_below_the_loss() -> None:
+    steps: list[dict[str, Any]] = [
+        {"step": n, "loss": 3.0 - n, "lr": 0.1, "tokens": 8, "seconds": 1.0} for n in range(3)
+    ]
+    final = {"step": 3, "final": True, "bits_per_byte": 1.5, "bits_per_byte_memory_off": 2.5}
+    without = figures(loss_figure({"run": [*steps, final]}))["loss"]
+    assert lines(without) == 1  # the end alone stands in the table of scores
+    steps[1] |= {"bits_per_byte": 2.0, "bits_per_byte_memory_off": 2.75}
+    text = loss_figure({"run": [*steps, final], "other": [*steps[:1], {"step": 1, "final": True, "accuracy": 0.5}]})
+    assert lines(figures(text)["loss"]) == 3  # the loss, and two scores that were taken twice
+    for label in ("run: bits_per_byte", "run: bits_per_byte_memory_off", "other: accuracy"):
+        assert f">{label}<" in text
+    assert ">cut: bits_per_byte<" in loss_figure({"cut": steps})  # stopped after its first evaluation
+    for label in ("lr", "seconds"):
+        assert f": {label}<" not in text
+
+
+def test_a_build_with_interim_evaluations_shows_them(built: Path) -> None:
+    table = {"data": {"batch": 2, "length": 32, "path": str(built.parent / "text.txt")}, "model": CONFIG["model"]}
+    build({**table, "run": {"steps": 4, "eval_interval": 2, "checkpoint_interval": 0}}, built.parent / "evaluated")
+    text, _ = report([built.parent / "evaluated"], tokens=8)
+    assert ">evaluated: bits_per_byte<" in text
+    assert lines(figures(text)["loss"]) == 3
+
+
+def test_every_level_of_many_is_drawn_and_a_dead_one_among_them_seen(built: Path) -> None:
+    dead = {"gates": {"write": {"high": 1e-7, "init": 1e-8}}}
+    memory = {"rule": "titans", "chunk": 8, "levels": [{}, {}, {}, {}, {}, dead]}
+    table = {"data": {"batch": 2, "length": 32, "path": str(built.parent / "text.txt")}}
+    model = {"width": 16, "depth": 1, "memory": memory}
+    run_table = {"steps": 2, "eval_interval": 0, "checkpoint_interval": 0}
+    build({**table, "model": model, "run": run_table}, built.parent / "six")
+    text, rows = report([built.parent / "six"], tokens=16)
+    assert [row["state"] for row in rows].index("dead") == 5
+    coloured = re.findall(r'<p>(block 0, level \d)</p>\n<div class="text">(.*?)</div>', text, re.DOTALL)
+    assert [name for name, _ in coloured] == [f"block 0, level {n}" for n in range(6)]
+    strongest = [max(map(float, re.findall(r"rgba\(214,69,65,([\d.]+)\)", marks))) for _, marks in coloured]
+    assert strongest[5] == 0.0 < min(strongest[:5])
+    surprise = figures(text)["surprise"]
+    panels = [one for one in surprise.iter() if re.search(r"-axes_\d+$", one.attrib.get("id", ""))]
+    assert [lines(panel) for panel in panels] == [1] * 6  # a panel for each, none of them empty
+    said = ElementTree.tostring(surprise, encoding="unicode")
+    assert [f"block 0, level {n}: DEAD<" in said for n in range(6)] == [False] * 5 + [True]
 
 
 def test_the_file_asks_for_nothing(written: str) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 WIDE, TALL = 9.0, 2.8  # inches of one figure; every further row of panels adds TALL
 DEAD = "#b3261e"
+OF_A_STEP = {"step", "final", "loss", "lr", "tokens", "seconds"}  # every other number in a record is a score
 Record = Mapping[str, Any]
 
 
@@ -29,15 +30,37 @@ def demand_matplotlib() -> None:
 
 
 def loss_figure(runs: Mapping[str, Sequence[Record]]) -> str:
-    """Loss in nats per token over the steps, a line per run, and scores on what was held out where there are some."""
-    figure, axes = _figure(1, 1)
+    """Loss in nats per token over the steps, a line per run; below it scores on what was held out, the last included.
+
+    Without evaluations before the end there is nothing below: what a run ended with stands in its table.
+    """
+    scored = {name: _scores(records) for name, records in runs.items()}
+    interim = any(_scores([one]) for records in runs.values() for one in records if not one.get("final"))
+    figure, axes = _figure(2 if interim else 1, 1)
     for name, records in runs.items():
         steps = [record for record in records if "loss" in record]
         axes[0].plot(
             [r["step"] for r in steps], [r["loss"] for r in steps], label=name, linewidth=1, marker=_mark(steps)
         )
     _finish(axes[0], "step", "loss (nats per token)", legend=True)
+    if interim:
+        axes[1].sharex(axes[0])
+        for name, scores in scored.items():
+            for score, points in scores.items():
+                axes[1].plot(*zip(*points, strict=True), label=f"{name}: {score}", linewidth=1, marker=".")
+        _finish(axes[1], "step", "held out", legend=True)
     return _svg(figure, "loss")
+
+
+def _scores(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
+    """By score its values, each with the steps that were done by then."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        done = record["step"] if record.get("final") else record["step"] + 1
+        for name, value in record.items():
+            if name not in OF_A_STEP and isinstance(value, (int, float)):
+                found.setdefault(name, []).append((done, value))
+    return found
 
 
 def throughput_figure(runs: Mapping[str, tuple[str, Sequence[Record]]]) -> str:
@@ -89,9 +112,7 @@ def norms_figure(levels: Sequence[Level], dead: Sequence[bool]) -> str:
         panel.plot(level.memory.tolist(), label="memory", color=DEAD if is_dead else "#31688e", linewidth=1.2)
         if level.momentum is not None:
             panel.plot(level.momentum.tolist(), label="momentum", color="#35b779", linewidth=1)
-        panel.set_title(f"{level.name}{': DEAD' if is_dead else ''}", fontsize=9, color=DEAD if is_dead else "black")
-        if is_dead:
-            panel.set_facecolor("#fbe9e7")
+        _title(panel, level.name, is_dead)
         _finish(panel, "token", "norm", legend=True)
     for panel in axes[len(levels) :]:
         panel.set_axis_off()
@@ -137,12 +158,17 @@ def learning_figure(levels: Sequence[ChannelLevel]) -> str:
     return _svg(figure, "learning")
 
 
-def surprise_figure(levels: Sequence[Level]) -> str:
-    """Surprise per token of every level."""
-    figure, axes = _figure(1, 1)
-    for level in levels:
-        axes[0].plot(level.surprise.tolist(), label=level.name, linewidth=1)
-    _finish(axes[0], "token", "surprise", legend=True)
+def surprise_figure(levels: Sequence[Level], dead: Sequence[bool]) -> str:
+    """Surprise per token, a panel per level on one scale; a dead level's panel is red and says so."""
+    figure, axes = _figure(-(-len(levels) // 2), min(2, len(levels)))
+    for panel, level, is_dead in zip(axes, levels, dead, strict=False):
+        if panel is not axes[0]:
+            panel.sharey(axes[0])
+        panel.plot(level.surprise.tolist(), color=DEAD if is_dead else "#31688e", linewidth=1)
+        _title(panel, level.name, is_dead)
+        _finish(panel, "token", "surprise")
+    for panel in axes[len(levels) :]:
+        panel.set_axis_off()
     return _svg(figure, "surprise")
 
 
@@ -167,6 +193,12 @@ def _figure(rows: int, columns: int) -> "tuple[Figure, list[Axes]]":
 
     figure = Figure(figsize=(WIDE, max(TALL, 1.9 * rows) if columns > 1 or rows > 1 else TALL), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _title(panel: "Axes", name: str, is_dead: bool) -> None:
+    panel.set_title(f"{name}{': DEAD' if is_dead else ''}", fontsize=9, color=DEAD if is_dead else "black")
+    if is_dead:
+        panel.set_facecolor("#fbe9e7")
 
 
 def _finish(panel: "Axes", across: str, up: str, *, legend: bool = False) -> None:

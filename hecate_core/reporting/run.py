@@ -20,7 +20,6 @@ from hecate_core.reporting.probe import TOKENS, Probe, probe
 from hecate_core.reporting.verdict import Verdict, judge
 from hecate_core.run_folder import load_manifest
 
-DRAWN = 4  # levels whose surprise is drawn over the text
 Record = dict[str, Any]
 
 
@@ -148,9 +147,9 @@ def _memory(run: Reported) -> list[str]:
     ]
     if any(level.gates for level in levels):
         made += [show.heading("Gates", 3), figures.gates_figure(levels)]
-    made += [show.heading("Surprise", 3), figures.surprise_figure(levels)]
+    made += [show.heading("Surprise", 3), figures.surprise_figure(levels, dead)]
     peak = max((float(level.surprise.max()) for level in levels if len(level.surprise)), default=0.0)
-    for level in levels[:DRAWN]:
+    for level in levels:
         made += [show.paragraph(level.name), show.coloured(seen.ids, level.surprise, peak, is_text=seen.is_text)]
     return made
 
