@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from content import content_id
 
 from hecate_core.composing import presented, rule_of, strategy_of
 from hecate_core.forms import Affine, Linearised, Refused
@@ -91,10 +92,7 @@ def measured(name: str) -> dict[str, Any]:
     return {"rule": name, "strategy": strategy_for(rule), "declared": declared, "rows": rows}
 
 
-INTRO = f"""# Stability: the largest write rate
-
-Made by `benchmarks/stability.py` of `benchmarks/results/stability.json`; do not edit.
-
+INTRO = f"""
 Per rule, at its default options and start: the largest constant write rate at which no read of {TOKENS:,} tokens
 passed {BOUND:g}, nor at any smaller rate; 0 where even the smallest one did. Rates tried:
 {", ".join(f"{rate:g}" for rate in RATES)}. Head width {WIDTH}, unit keys, values of unit
@@ -107,7 +105,8 @@ here may fail later in a longer text; the ends of declared ranges are run over 1
 
 
 def page(found: list[dict[str, Any]]) -> str:
-    parts = [INTRO]
+    made = f"Made by `benchmarks/stability.py` of `benchmarks/results/{FILE.name}`, content id `{content_id(found)}`"
+    parts = [f"# Stability: the largest write rate\n\n{made}; do not edit.", INTRO]
     for one in found:
         parts.append(f"\n## {one['rule']}\n")
         if not one["rows"]:

@@ -1,5 +1,6 @@
 """docs/stability.md says what the measured file says, and the file speaks of every rule there is."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -24,3 +25,9 @@ def test_every_rule_is_measured_and_its_declared_range_is_the_present_one() -> N
         if "write" in gates:
             declared = {gate: [limits.low, limits.high] for gate, limits in gates.items()}
             assert one["declared"] == declared, f"run benchmarks/stability.py {name}"
+
+
+def test_the_page_names_its_file_by_its_content() -> None:
+    values = json.loads((ROOT / "benchmarks/results/stability.json").read_text())
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    assert f"content id `{digest[:12]}`" in (ROOT / "docs" / "stability.md").read_text()
