@@ -2,6 +2,7 @@
 
 import math
 import re
+from importlib import resources
 
 import pytest
 import torch
@@ -192,6 +193,36 @@ def test_passkey_stands_in_the_text_and_lift_measures_its_use() -> None:
     assert lift(told, task, 0) > 10.0  # type: ignore[arg-type]
     assert lift(Leaky({}, 256, 48), task, 0) == pytest.approx(0.0, abs=2.0)  # type: ignore[arg-type]
     assert math.isfinite(lift(told, task, 1 - 1))  # type: ignore[arg-type]
+
+
+def test_lift_compares_with_the_context_that_its_equation_names() -> None:
+    task, own, previous, following = Passkey(tokens=80), answers(Passkey(tokens=80)), {}, {}
+    for part in range(0, 256, 16):
+        ids, targets = drawn(task, 16, 0, "held-out", part)
+        rows = [row.numpy().tobytes() for row in ids]
+        previous |= dict(zip(rows, targets.roll(1, 0), strict=True))
+        following |= dict(zip(rows, targets.roll(-1, 0), strict=True))
+    knows_both = {"previous": lifted(own, previous, task), "next": lifted(own, following, task)}
+    equation = next(line for line in spec_of(task).splitlines() if line.startswith("2. Lift:"))
+    named = [word for word in knows_both if f"digit of the {word} context" in equation]
+    assert named == [min(knows_both, key=lambda word: knows_both[word])]  # what it knows of that one costs it lift
+    assert knows_both["previous"] != pytest.approx(knows_both["next"], abs=1.0)
+
+
+def lifted(own: dict[bytes, Tensor], other: dict[bytes, Tensor], task: Passkey) -> float:
+    """The lift of a model that finds its own digits likeliest and another context's nearly as likely."""
+    one, two = Leaky(own, 256), Leaky(other, 256)
+
+    def both(ids: Tensor, state: State, write: Tensor | None = None) -> tuple[Tensor, State]:
+        return one.forward(ids, state)[0] + 0.75 * two.forward(ids, state)[0], state
+
+    model = Leaky(own, 256)
+    model.forward = both  # type: ignore[method-assign]
+    return lift(model, task, 0)  # type: ignore[arg-type]
+
+
+def spec_of(task: Passkey) -> str:
+    return resources.files("hecate_tasks").joinpath("specs", task.spec).read_text()
 
 
 def test_needles_differ_in_their_word_and_every_one_is_asked_for() -> None:
