@@ -9,7 +9,7 @@
     "model.memory.writes" = false
 
 Every case meets every point of the grid under every seed. Cells run as processes of their own, so a failed one
-stops nobody. What is finished is never run again.
+stops nobody, and end with the sweep however it ends. What is finished is never run again.
 """
 
 import itertools
@@ -17,8 +17,10 @@ import json
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,11 @@ from hecate_core.config import Config, config_digest, config_plain, load_config
 from hecate_core.errors import CompositionError, ConfigError, HecateError, InputError, nearest
 from hecate_core.registry.oneline import one_line
 from hecate_core.run_folder import can_go_on, first_difference, load_manifest
+from hecate_core.stopping import Stop, stopping
 
 KEYS = ("base", "seeds", "grid", "set", "cases")
 POLL_SECONDS = 0.2
+HOLDER_SECONDS = 30.0  # what a build may take to end its step and save, once its sweep is gone
 
 
 @frozen
@@ -179,59 +183,111 @@ def _is_remade(folder: Path) -> bool:
     return final_of(folder) is None and not can_go_on(folder) and not any(folder.glob("diverged-*"))
 
 
+@frozen
+class _Attempt:
+    """A cell that runs: its process, and the log that is this attempt's alone."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def end(self) -> int:
+        """Its status, waited for; only then is its standard input closed, which would be one more SIGTERM."""
+        self.process.wait()
+        with self.process as ended:
+            return ended.returncode
+
+
 def run_cells(sweep: Sweep, base: Path, out: Path, *, jobs: int = 1, tell: Callable[[str], None] = print) -> None:
     """Run what is not finished, `jobs` at a time; a run that was stopped goes on from its checkpoint.
 
-    One that diverged before its first checkpoint would again: it keeps its bundle and counts as failed.
+    One that diverged before its first checkpoint would again: it keeps its bundle and counts as failed. SIGINT and
+    SIGTERM let every run save and end before they raise, as in a build. InputError where another process writes a cell.
     """
-    waiting = []
+    running: dict[Cell, _Attempt] = {}
+    with stopping() as stop:
+        _wait_for_holders(sweep, out, stop, tell)
+        waiting = _unfinished(sweep, out, tell)
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    cell = waiting.pop(0)
+                    running[cell] = _start(sweep, cell, base, out)
+                    tell(f"started {cell.path}")
+                _wait_any(running, stop)
+                for cell in [cell for cell, attempt in running.items() if attempt.has_ended]:
+                    attempt = running.pop(cell)
+                    status = attempt.end()
+                    tell(f"finished {cell.path}" if status == 0 else _failure(cell, status, attempt.log))
+            stop.obey()
+        finally:
+            for attempt in running.values():
+                attempt.process.terminate()
+            for attempt in running.values():
+                attempt.end()
+
+
+def _unfinished(sweep: Sweep, out: Path, tell: Callable[[str], None]) -> list[Cell]:
+    """The cells that have to run; one that would diverge again is told."""
+    found = []
     for cell in sweep.cells:
         folder = out / cell.path
         if folder.exists() and not can_go_on(folder) and any(folder.glob("diverged-*")):
             tell(f"failed before {cell.path}: it diverged, see {folder}; remove it to run it again")
         elif final_of(folder) is None:
-            waiting.append(cell)
-    running: dict[Cell, subprocess.Popen[bytes]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                cell = waiting.pop(0)
-                running[cell] = _start(sweep, cell, base, out)
-                tell(f"started {cell.path}")
-            _wait_any(running)
-            for cell in [cell for cell, process in running.items() if process.poll() is not None]:
-                status = running.pop(cell).returncode
-                tell(f"finished {cell.path}" if status == 0 else _failure(cell, status, out))
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+            found.append(cell)
+    return found
 
 
-def _failure(cell: Cell, status: int, out: Path) -> str:
+def _wait_for_holders(sweep: Sweep, out: Path, stop: Stop, tell: Callable[[str], None]) -> None:
+    """Until nobody writes a cell: the runs of a sweep that was killed save and end by themselves, but not at once.
+
+    InputError where one does not in HOLDER_SECONDS.
+    """
+    deadline, told = time.monotonic() + HOLDER_SECONDS, ""
+    for cell in sweep.cells:
+        folder = out / cell.path
+        while folder.is_dir() and final_of(folder) is None:
+            stop.obey()
+            try:
+                with files.exclusive(folder):
+                    break
+            except InputError:
+                if time.monotonic() >= deadline:
+                    raise
+            if told != cell.path:
+                tell(f"waiting for {cell.path}: another process still writes there")
+                told = cell.path
+            time.sleep(POLL_SECONDS)
+
+
+def _failure(cell: Cell, status: int, log: Path) -> str:
     """A line about a run that failed: its status, its log, and the last that it said."""
-    log = _log(out / cell.path)
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return f"failed ({status}) {cell.path}, see {log}: {one_line(lines[-1]) if lines else 'it said nothing'}"
 
 
-def _log(folder: Path) -> Path:
-    return folder.parent / f"{folder.name}.log"
+def _new_log(folder: Path) -> Path:
+    """A name for what the next attempt says: `seed-0.log`, then `seed-0.2.log`, so that no two share a file."""
+    names = (f"{folder.name}.{number}.log" if number > 1 else f"{folder.name}.log" for number in itertools.count(1))
+    return next(log for name in names if not (log := folder.parent / name).exists())
 
 
-def _wait_any(running: Mapping[Cell, "subprocess.Popen[bytes]"]) -> None:
-    """Until one of them has ended."""
-    while not any(process.poll() is not None for process in running.values()):
-        try:
-            next(iter(running.values())).wait(POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
+def _wait_any(running: Mapping[Cell, _Attempt], stop: Stop) -> None:
+    """Until one of them has ended; raises where somebody asked to stop."""
+    stop.obey()
+    while not any(attempt.has_ended for attempt in running.values()):
+        with suppress(subprocess.TimeoutExpired):
+            next(iter(running.values())).process.wait(POLL_SECONDS)
+        stop.obey()
 
 
-def _start(sweep: Sweep, cell: Cell, base: Path, out: Path) -> "subprocess.Popen[bytes]":
+def _start(sweep: Sweep, cell: Cell, base: Path, out: Path) -> _Attempt:
     folder = out / cell.path
-    words = [sys.executable, "-m", "hecate_core.cli", "build", "--out", str(folder)]
+    words = [sys.executable, "-m", "hecate_core.cli.tied", "build", "--out", str(folder)]
     if can_go_on(folder):
         words.append("--resume")
     else:
@@ -241,8 +297,11 @@ def _start(sweep: Sweep, cell: Cell, base: Path, out: Path) -> "subprocess.Popen
         words.insert(4, str(base))
         words += [word for setting in (*sweep.fixed, *cell.settings) for word in ("--set", setting)]
     files.make_folder(folder.parent)
-    with _log(folder).open("ab") as log:
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=log)
+    path = _new_log(folder)
+    with path.open("xb") as log:
+        # A group of its own: a Ctrl-C reaches it once, through the sweep; a second signal would tear its step.
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, process_group=0)
+    return _Attempt(process, path)
 
 
 def final_of(run: Path) -> dict[str, Any] | None:

@@ -191,9 +191,10 @@ def test_what_was_never_saved_is_begun_anew_whatever_it_was(folder: Path) -> Non
 
 @pytest.mark.parametrize("place", ["out", "out/base/seed-0"])
 def test_a_second_sweep_touches_nothing_of_a_running_one(
-    folder: Path, place: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another process holds the sweep, or a run that outlived its sweep has not saved anything yet."""
+    """Another process holds the sweep, or a run that has not saved anything yet and does not end."""
+    monkeypatch.setattr("hecate_core.sweeping.HOLDER_SECONDS", 0.0)
     words = one_cell(folder)
     (folder / "out" / "base" / "seed-0").mkdir(parents=True)
     (folder / "out" / "base" / "seed-0" / "metrics.jsonl").write_text('{"step": 0}\n')
