@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hecate_core.conditions import Run, clashes
+from hecate_core.config import make_config
+
 HERE = Path(__file__).parent
 FOLDER, PAGE = HERE / "evidence", HERE.parent / "docs" / "evidence.md"
 BEGIN, END = "<!-- results: written by benchmarks/evidence_page.py -->", "<!-- end -->"
@@ -86,6 +89,13 @@ def scores_of(found: Mapping[str, Any]) -> dict[str, list[float]]:
     return made
 
 
+def runs_of(found: Mapping[str, Any]) -> list[Run]:
+    """The runs of a file as `hecate compare` takes them."""
+    return [
+        Run(Path(one["cell"]), make_config(one["config"]), one["manifest"], one["records"][-1]) for one in found["runs"]
+    ]
+
+
 def section(name: str, found: Mapping[str, Any]) -> str:
     sentence, _ = KEPT_FOR[name]
     scores, first = scores_of(found), found["runs"][0]
@@ -131,6 +141,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     found, page = results(), PAGE.read_text()
     for name, one in found.items():
+        if differing := clashes(runs_of(one)):
+            raise SystemExit(f"{name}.json: hecate compare would refuse its runs: {differing}")
         if not KEPT_FOR[name][1](scores_of(one)):
             raise SystemExit(f"{name}.json: does not show what it is kept for: {KEPT_FOR[name][0]}")
     made = written(page, found)

@@ -4,6 +4,7 @@ A run is a pure function of its config: model, data order and every number in `m
 seconds repeat bit for bit on one machine and thread count.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -277,17 +278,30 @@ def _loop(made: Build, folder: RunFolder, tell: Watcher, stop: Stop) -> None:
         try:
             if run.eval_interval and done % run.eval_interval == 0 and done < run.steps:
                 with stop.at_once():
-                    record |= made.evaluate()
+                    record |= _scores(made, folder)
         finally:
             tell(record)
         if run.checkpoint_interval and done % run.checkpoint_interval == 0 and done < run.steps:
             folder.save(made)
         stop.obey()
     with stop.at_once():
-        final = made.evaluate()
+        final = _scores(made, folder)
     tell({"step": made.steps_done, "final": True, **final})
     folder.save(made)
     stop.obey()  # a signal that came late still ends whoever runs one build after the other
+
+
+def _scores(made: Build, folder: RunFolder) -> Record:
+    """Held-out scores; where one is not finite, what was built is saved before the error says so."""
+    found = made.evaluate()
+    for name, value in found.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            folder.save(made)
+            raise DivergedError(
+                f"step {made.steps_done}: {name} is {value} on held-out contexts, whose memory outgrew every number; "
+                f"a shorter chunk, a smaller write range or another strategy may help; the model is in {folder.path}"
+            )
+    return found
 
 
 def _step(made: Build, folder: RunFolder) -> Record:

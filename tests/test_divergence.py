@@ -197,6 +197,19 @@ def test_a_bundle_is_run_again_in_the_precision_of_the_run(tmp_path: Path, monke
     assert "block 0, output of blocks.0.channel" in str(reproduce(tmp_path / "run" / "diverged-0"))
 
 
+@pytest.mark.parametrize("interval", [0, 2])
+def test_a_score_that_is_not_finite_ends_the_run_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: int
+) -> None:
+    monkeypatch.setattr(Build, "evaluate", lambda self: {"bits_per_byte": float("nan")})
+    folder, last = RunFolder(tmp_path / "run"), interval or 6
+    with pytest.raises(DivergedError, match=rf"step {last}: bits_per_byte is nan on held-out contexts, .*/run$"):
+        build(config(eval_interval=interval, checkpoint_interval=0), folder)
+    assert folder.checkpoints.steps() == [last]
+    steps = [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()]
+    assert steps == list(range(last))
+
+
 def test_the_command_line_prints_where_the_bundle_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

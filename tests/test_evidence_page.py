@@ -49,6 +49,15 @@ def test_the_page_is_made_of_the_files_and_they_show_what_they_are_kept_for() ->
     assert done.returncode == 0, done.stderr
 
 
+def test_runs_that_compare_would_refuse_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, found = page(), load_evidence(FOLDER / "passkey.json")
+    found["runs"][-1]["manifest"]["commit"] = "0" * 40
+    monkeypatch.setattr(made, "results", lambda: {"passkey": found})
+    monkeypatch.setattr(sys, "argv", ["evidence_page.py", "--check"])
+    with pytest.raises(SystemExit, match=r"passkey\.json: hecate compare would refuse its runs: .*commit"):
+        made.main()
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_run_carries_a_whole_manifest_and_three_seeds(file: Path) -> None:
     found = load_evidence(file)  # refuses a file whose id is not that of its runs
