@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from hecate_core.checking.architecture import ARCHITECTURE, ModelCase
+from hecate_core.checking.architecture import ARCHITECTURE, ModelCase, _memory, _same
 from hecate_core.checking.cells import axes, config_of, covering_rows, impossible, tiny
 from hecate_core.checking.dry_run import DRY_RUN, DryRun
 from hecate_core.checking.findings import check_config, check_plugin, check_rule_everywhere
@@ -18,6 +19,7 @@ from hecate_core.composing import rule_of
 from hecate_core.config import Config, make_config
 from hecate_core.errors import InputError
 from hecate_core.model import LanguageModel
+from hecate_core.records import State
 from hecate_core.registry import Registry, install, registry
 from hecate_core.registry import lookup as process
 
@@ -163,6 +165,14 @@ def test_a_twin_that_never_writes_passes_as_the_one_that_does() -> None:
     memory = {"rule": "titans", "chunk": 8, "writes": False}
     table = {"data": {"batch": 2, "length": 16}, "model": {"width": 16, "heads": 2, "depth": 1, "memory": memory}}
     assert check_config(make_config(table)).failed == []
+
+
+def test_a_rule_may_call_its_memory_what_it_likes() -> None:
+    """One tensor, a record of several, or another name: each is what a resting level must not change."""
+    one, two = torch.zeros(2), torch.ones(2)
+    for state in (State(memory=one), State(memory=State(matrix=one)), State(held=one)):
+        assert _same(_memory(state), _memory(state.map(torch.clone)))
+        assert not _same(_memory(state), _memory(state.map(lambda _: two)))
 
 
 def test_a_config_names_its_members_and_they_are_checked() -> None:

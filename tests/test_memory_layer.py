@@ -244,3 +244,15 @@ def test_two_calls_with_the_state_between_them_are_one() -> None:
     second, after = layer(x[:, 4:], state)
     assert relative(torch.cat((first, second), 1).detach(), whole.detach()) < 1e-10
     assert after.position == end.position == 9
+
+
+@pytest.mark.parametrize("rule", ["titans", "delta", "omega"])
+def test_compiled_it_computes_the_same_over_several_chunks(rule: str) -> None:
+    """aot_eager sees through the ops; what is written into views must not get lost there."""
+    layer = MemoryLayer(16, rule=rule, heads=2, chunk=8)
+    x = torch.randn(2, 40, 16)
+    with torch.no_grad():
+        wanted, _ = layer(x)
+        found, _ = torch.compile(layer, backend="aot_eager")(x)
+    torch.compiler.reset()
+    assert float((found - wanted).abs().max()) < 1e-5

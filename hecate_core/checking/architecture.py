@@ -244,7 +244,7 @@ def levels_follow_their_schedule(case: ModelCase) -> None:
             ((_, _, due),) = due_runs(t, 1, spec.write_period, grain)
             begins = t in reset_offsets(0, COUNT, spec.reset_period, grain)
             before = (fresh if begins else state).at(place).rule
-            moved = not _same(after.at(place).rule.memory, before.memory)
+            moved = not _same(_memory(after.at(place).rule), _memory(before))
             if moved and not due:
                 raise Failed(f"{place} is resting at token {t} and its memory changes")
             if due and not moved and spec.frequency == "fixed":
@@ -252,6 +252,12 @@ def levels_follow_their_schedule(case: ModelCase) -> None:
             if begins and after.at(place).rule.position != int(due):
                 raise Failed(f"{place} should begin anew at token {t}; its rule counts {after.at(place).rule.position}")
         state = after
+
+
+def _memory(state: State) -> State:
+    """What a rule calls its memory, a record or one tensor; its whole state where it calls nothing so."""
+    memory = state.get("memory")
+    return memory if isinstance(memory, State) else state if memory is None else State(memory=memory)
 
 
 def _same(one: State, two: State) -> bool:

@@ -67,6 +67,8 @@ class _Chunks(NamedTuple):
     def carry(self, n: int, joint: Tensor, *, into: Tensor, adjoint: bool = False) -> Tensor:
         """What chunk n leaves of Z_0: [b_C M + g_C S, h_C S]; the adjoint takes the transposed coefficients."""
         keep = self.keeps[n, :, -1, 0, None, None]
+        if torch.compiler.is_compiling():  # what is written through `out` into a view of a view gets lost there
+            return into.copy_(self._carried(n, joint, adjoint))  # hecate: allow CS-47 -- the caller's own workspace
         if self.momenta is None:
             return torch.mul(joint, keep, out=into)
         reach, momentum = self.reach[n, :, -1, 0, None, None], self.momenta[n, :, -1, 0, None, None]
@@ -78,6 +80,17 @@ class _Chunks(NamedTuple):
         else:
             new_memory.addcmul_(reach, surprise)
         return into
+
+    def _carried(self, n: int, joint: Tensor, adjoint: bool) -> Tensor:
+        """`carry` in a tensor of its own."""
+        keep = self.keeps[n, :, -1, 0, None, None]
+        if self.momenta is None:
+            return joint * keep
+        reach, momentum = self.reach[n, :, -1, 0, None, None], self.momenta[n, :, -1, 0, None, None]
+        memory, surprise = joint.chunk(2, -1)
+        if adjoint:
+            return torch.cat((memory * keep, surprise * momentum + reach * memory), -1)
+        return torch.cat((memory * keep + reach * surprise, surprise * momentum), -1)
 
 
 def _chunks(x: AffineInputs) -> _Chunks:

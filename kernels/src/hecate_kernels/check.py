@@ -14,9 +14,9 @@ from hecate_core.api import HecateError
 from hecate_kernels import child, nvrtc_worker
 from hecate_kernels.compare import TIMES_OF_REFERENCE, Difference, differences
 from hecate_kernels.failure import BackendMissingError, KernelError, compiler_line
-from hecate_kernels.host import SCHEDULES, ProgramLauncher
+from hecate_kernels.host import SCHEDULES, Dim3, ProgramLauncher
 from hecate_kernels.nvrtc import ARCHITECTURES, as_job, require_compiler
-from hecate_kernels.pair import SHARED_LIMITS, Budget, CheckedPair, Kernel, Tolerance, Trial
+from hecate_kernels.pair import SHARED_LIMITS, Argument, Budget, CheckedPair, Kernel, Tolerance, Trial
 
 CHECKS = ("numbers", "address", "race", "compile")
 SANITIZER_SCHEDULES = {"address": ("ascending",), "thread": ("ascending",)}
@@ -106,9 +106,11 @@ def over_budget(compiled: Any, budget: Budget) -> str | None:
 def _numbers(pair: CheckedPair, thorough: bool, limits: child.Limits) -> str:
     worst: dict[tuple[str, bool], Difference] = {}
     count = 0
-    where = ProgramLauncher("plain", SCHEDULES if pair.kernels.deterministic else SCHEDULES[:1], limits)
+    where = _Counted(ProgramLauncher("plain", SCHEDULES if pair.kernels.deterministic else SCHEDULES[:1], limits))
     for trial in pair.trials(thorough):
         count += 1
+        if not any(name.startswith("d_") for name in trial.truth()):
+            raise KernelError(f"{pair.kernels.source}:1: the truth of {trial.name} has no gradient (d_NAME) to check")
         for one in differences(trial, pair.kernels.tolerance[trial.dtype], where):
             if not one.good:
                 raise KernelError(f"{pair.kernels.source}:1: {one.line()}")
@@ -117,9 +119,31 @@ def _numbers(pair: CheckedPair, thorough: bool, limits: child.Limits) -> str:
                 worst[key] = one
     if not count:
         raise KernelError(f"{pair.kernels.source}:1: the pair declares no trials, so nothing was checked")
+    where.demand(pair)
     found = [_worst(dtype, one, pair.kernels.tolerance[dtype]) for (dtype, _), one in sorted(worst.items())]
     orders = f"same bits in {len(SCHEDULES)} orders" if pair.kernels.deterministic else "1 order (atomics)"
     return f"{', '.join(found)}, {count} cases, {orders}"
+
+
+class _Counted:
+    """A launcher that knows which kernels ran on it: what no trial launches is not checked."""
+
+    def __init__(self, where: ProgramLauncher) -> None:
+        self.name, self.most_blocks, self.shared_limit = where.name, where.most_blocks, where.shared_limit
+        self._where, self._seen = where, set[str]()
+
+    def launch(
+        self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: Sequence[Argument], shared_bytes: int = 0
+    ) -> None:
+        """As the launcher within."""
+        self._where.launch(kernel, grid, block, arguments, shared_bytes)
+        self._seen |= {kernel.symbol} if 0 not in grid else set()
+
+    def demand(self, pair: CheckedPair) -> None:
+        """KernelError for a kernel of the pair that never ran."""
+        for symbol in pair.kernels.symbols:
+            if symbol not in self._seen:
+                raise KernelError(f"{pair.kernels.source}:1: no trial launches {symbol} here, so it was not checked")
 
 
 def _worst(dtype: str, one: Difference, tolerance: Tolerance) -> str:
@@ -131,7 +155,7 @@ def _worst(dtype: str, one: Difference, tolerance: Tolerance) -> str:
 
 def _sanitized(pair: CheckedPair, flavour: str, thorough: bool, limits: child.Limits) -> str:
     unbounded = attrs.evolve(limits, memory_mib=None)  # sanitizers map terabytes; they bound themselves
-    where = ProgramLauncher(flavour, SANITIZER_SCHEDULES[flavour], unbounded)
+    where = _Counted(ProgramLauncher(flavour, SANITIZER_SCHEDULES[flavour], unbounded))
     chosen = _representatives(pair.trials(True)) if thorough and flavour == "thread" else None
     count = 0
     for trial in pair.trials(thorough):
@@ -140,6 +164,7 @@ def _sanitized(pair: CheckedPair, flavour: str, thorough: bool, limits: child.Li
             count += 1
     if not count:
         raise KernelError(f"{pair.kernels.source}:1: the pair declares no quick trials, so nothing was checked")
+    where.demand(pair)
     return f"{count} cases without a report"
 
 
@@ -153,8 +178,7 @@ def _representatives(trials: Iterable[Trial]) -> set[str]:
 
 
 def _compiles(pair: CheckedPair) -> str:
-    most = 0
-    count = 0
+    most, count, left = 0, 0, set(pair.kernels.symbols)
     for kernel, arch, compiled in compile_report(pair):
         if compiled.failed:
             raise KernelError(compiler_line(compiled.log, kernel.source, f"nvrtc, {arch}"))
@@ -163,4 +187,7 @@ def _compiles(pair: CheckedPair) -> str:
             shown = " ".join(f"{name}={value}" for name, value in kernel.constants)
             raise KernelError(f"{kernel.source}:1: {kernel.symbol} [{shown}] uses {excess} ({arch})")
         most, count = max(most, compiled.registers), count + 1
+        left.discard(kernel.symbol)
+    if left:
+        raise KernelError(f"{pair.kernels.source}:1: {min(left)} is in no specialisation, so it was not compiled")
     return f"{count} compiled for {len(ARCHITECTURES)} architectures, at most {most} registers"

@@ -117,7 +117,8 @@ def _compile(what: list[str], arch: str) -> int:
 def find_pairs(what: list[str]) -> dict[str, CheckedPair]:
     """Pairs by name: of the registry (a pair, or all of a distribution) or of a `.py` file.
 
-    The backends of one op share source and checks, so each op is listed once.
+    The backends of one op mostly share source and checks, so an op is listed once, and again by the name of every pair
+    with another source.
     """
     found: dict[str, CheckedPair] = {}
     for one in what or [""]:
@@ -135,7 +136,9 @@ def _from_registry(wanted: str) -> dict[str, CheckedPair]:
             continue
         pair = known.create("pair", component.address)
         if hasattr(pair, "trials") and hasattr(pair, "kernels"):
-            found.setdefault(pair.kernels.op, pair)
+            first = found.setdefault(pair.kernels.op, pair)
+            if first.kernels.source != pair.kernels.source:
+                found[name] = pair
     if not found:
         raise InputError(f'kernel pair "{wanted}" is not installed{nearest(wanted, names)}')
     return found

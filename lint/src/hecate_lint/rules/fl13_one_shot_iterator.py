@@ -24,7 +24,7 @@ class OneShotIterator(Rule):
 
     WHY. The second pass sees nothing, and nothing says so: sums are zero, argument lists are empty.
 
-    FIX. `tuple(...)` around it; `--fix` writes it.
+    FIX. `tuple(...)` around it; `--unsafe-fixes` writes it.
 
     TRACE. Fail-loud rule FL-13.
     """
@@ -33,7 +33,7 @@ class OneShotIterator(Rule):
     name = "one-shot-iterator"
     group = "fail-loud"
     severity = "error"
-    fix_kind = "safe"
+    fix_kind = "unsafe"
     why = "the second pass over it sees nothing, and nothing says so"
     mend = "make it a tuple"
 

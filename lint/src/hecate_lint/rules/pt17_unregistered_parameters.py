@@ -21,7 +21,7 @@ class UnregisteredParameters(Rule):
     WHY. `parameters()`, `to()` and `state_dict()` do not see them: they are not moved, not saved and not
     learned.
 
-    FIX. `nn.ModuleList`, `nn.ParameterList`, `nn.ModuleDict`; `--fix` writes it.
+    FIX. `nn.ModuleList`, `nn.ParameterList`, `nn.ModuleDict`; `--unsafe-fixes` writes it.
 
     TRACE. PyTorch rule PT-17.
     """
@@ -30,7 +30,7 @@ class UnregisteredParameters(Rule):
     name = "unregistered-parameters"
     group = "torch"
     severity = "error"
-    fix_kind = "safe"
+    fix_kind = "unsafe"
     words = frozenset({"nn", "Module", "Parameter", "Linear", "torch"})
     why = "parameters(), to() and state_dict() do not see them: not moved, not saved, not learned"
     mend = "nn.ModuleList, nn.ParameterList or nn.ModuleDict"

@@ -34,11 +34,11 @@
     type* const name =                         \
         static_cast<type*>(::hecate_host::carve(&hecate_key_##name, (count) * sizeof(type), #name, HECATE_SITE))
 
-struct float2 { float x, y; };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
-struct uint2 { unsigned x, y; };
+struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct int2 { int x, y; };
+struct alignas(8) int2 { int x, y; };
 struct alignas(16) int4 { int x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
@@ -209,8 +209,17 @@ inline float __uint_as_float(unsigned x) { return ::hecate_host::bits<float>(x);
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 32; }
-inline int min(int a, int b) { return a < b ? a : b; }
-inline int max(int a, int b) { return a < b ? b : a; }
+#define HECATE_LESS_AND_MORE(type)                               \
+    inline type min(type a, type b) { return a < b ? a : b; }    \
+    inline type max(type a, type b) { return a < b ? b : a; }
+HECATE_LESS_AND_MORE(int)
+HECATE_LESS_AND_MORE(unsigned)
+HECATE_LESS_AND_MORE(long long)
+HECATE_LESS_AND_MORE(unsigned long long)
+inline float min(float a, float b) { return fminf(a, b); }
+inline float max(float a, float b) { return fmaxf(a, b); }
+inline double min(double a, double b) { return fmin(a, b); }
+inline double max(double a, double b) { return fmax(a, b); }
 
 inline unsigned hecate_round_bf16(float x) {
     const unsigned word = __float_as_uint(x);
