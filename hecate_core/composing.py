@@ -10,7 +10,7 @@ from typing import Any
 from hecate_core.backends import pair_for
 from hecate_core.composed import ComposedRule
 from hecate_core.config.reference import KNOBS, Reference, written_by_knobs
-from hecate_core.errors import CompositionError, HecateError
+from hecate_core.errors import CompositionError, HecateError, InputError
 from hecate_core.forms import Linearised, Refused
 from hecate_core.front import Front
 from hecate_core.layer import LeveledMemory, LevelMemory
@@ -198,6 +198,11 @@ def leveled_memory(
     `grain` is the tokens per tick of the token clock (default: `chunk`). Raises CompositionError or InputError.
     """
     made = rule_of(rule)
+    for stream in conv_streams:
+        if stream not in ("q", "k", "v", *made.inputs):
+            raise InputError(f'conv_streams: "{stream}"; expected some of {", ".join(made.inputs)}')
+    if grain is not None and grain < 1:
+        raise InputError(f"grain = {grain}; expected an integer >= 1, or none for the chunk")
     sizes = full_widths(made, widths_of(width, heads, widths))
     specs: tuple[LevelSpec, ...] = levels_of(levels)
     parts = []

@@ -76,6 +76,8 @@ def memory(
     tokens = Tokens.of({**given, **{name: widened(one) for name, one in (gates or {}).items()}})
     if write_mask is not None and write_mask.shape != (q.shape[0], q.shape[2]):
         raise InputError(f"write_mask is {list(write_mask.shape)}; expected [B, T] = [{q.shape[0]}, {q.shape[2]}]")
+    if write_mask is not None and write_mask.dtype != torch.bool:
+        raise InputError(f"write_mask is {write_mask.dtype}; expected torch.bool, True where a token may write")
     if starts is not None:
         made, tokens = restarting(made, tokens, starts, write_mask, params)
         write_mask = None

@@ -12,6 +12,8 @@ from hecate_core.records import State
 from hecate_core.shapes import Tensor
 from hecate_core.widths import full_widths
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 
 def refuse_non_finite(place: str, **tensors: Tensor) -> None:
     """InputError for NaN or Inf in eager CPU calls; an asynchronous assert on a GPU, nothing while compiling."""
@@ -37,6 +39,10 @@ def check_inputs(rule: MemoryRule, given: Mapping[str, Tensor], gates: Mapping[s
     place = f'memory(rule="{rule.name}")'
     _check_names(place, "input", given, rule.inputs)
     _check_names(place, "gate", gates, rule.gates)
+    for name, tensor in (*given.items(), *gates.items()):
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in DTYPES:
+            kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise InputError(f"{place}: {name} is {kind}; expected a tensor of float32, float64, bfloat16 or float16")
     shape = given["q"].shape
     widths: dict[str, int] = {}
     for name, tensor in given.items():
@@ -81,8 +87,15 @@ def known(name: str, declared: Mapping[str, Any]) -> str:
 
 
 def check_state(expected: State, state: State) -> None:
-    """InputError unless `state` has the names and shapes of `expected`."""
+    """InputError unless `state` has the names, shapes and kinds of `expected`, finite, float32 or wider."""
+    if not isinstance(state, State):
+        raise InputError(f"state is a {type(state).__name__}; expected the State that an earlier call returned")
     wanted, given = expected.flat(), state.flat()
+    for name in given:
+        if name not in wanted:
+            raise InputError(
+                f'state has "{name}"; expected a state of this rule and strategy, which have {", ".join(wanted)} only'
+            )
     for name in wanted:
         if name not in given:
             raise InputError(f'state has no "{name}"; expected a state of this rule and strategy: {", ".join(wanted)}')
@@ -90,3 +103,9 @@ def check_state(expected: State, state: State) -> None:
             raise InputError(
                 f"state.{name} is {list(given[name].shape)}; expected {list(wanted[name].shape)} for these inputs"
             )
+        kept = wanted[name].dtype
+        wide = (torch.float32, torch.float64) if kept.is_floating_point else (kept,)
+        if given[name].dtype not in wide:
+            expected_kind = "float32 or wider" if kept.is_floating_point else kept
+            raise InputError(f"state.{name} is {given[name].dtype}; expected {expected_kind}")
+    refuse_non_finite("state", **{name.replace(".", "_"): one for name, one in given.items()})

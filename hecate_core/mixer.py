@@ -32,7 +32,8 @@ class Mixer(nn.Module):
         super().__init__()
         join = _made(composition, width, attention)
         if join.remembers and memory is None:
-            raise CompositionError(f"composition {composition!r} wants a memory; give model.memory a rule")
+            name = getattr(composition, "name", composition)
+            raise CompositionError(f'composition "{name}" wants a memory; give model.memory a rule')
         self.join = join
         self.memory = leveled_memory(width, heads, recalls=join.recalls, **(memory or {})) if join.remembers else None
         self.attention = SlidingWindowAttention(width, heads, **_rows(join, attention)) if join.attends else None

@@ -79,6 +79,49 @@ def test_a_rule_without_the_form_is_refused_with_its_reason() -> None:
         hecate_core.MemoryLayer(8, 2, rule="titans-deep")
 
 
+def of_state(change: Any) -> Any:
+    """`call` with a carried state after a change."""
+    _, state = call()
+    return call(state=change(state))
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: call(q=torch.ones(2, 2, 9, 5, dtype=torch.int64)), "q is torch.int64; expected a tensor of float32, "),
+        (lambda: call(k=torch.ones(2, 2, 9, 5, dtype=torch.complex64)), "k is torch.complex64; expected a tensor"),
+        (lambda: call(gates={"retain": 0.9, "write": 0.1, "momentum": 0.5}), "retain is float; expected a tensor"),
+        (lambda: call(write_mask=torch.ones(2, 9)), "write_mask is torch.float32; expected torch.bool"),
+        (lambda: of_state(lambda state: state.map(lambda one: one * float("nan"))), "holds NaN; expected finite"),
+        (lambda: of_state(lambda state: state.map(torch.Tensor.bfloat16)), "is torch.bfloat16; expected float32 or"),
+        (lambda: of_state(lambda state: state.flat()), "state is a dict; expected the State"),
+        (lambda: of_state(lambda state: state.replace(anchor=torch.zeros(2))), 'state has "anchor"; expected a'),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_or_no_state_of_ours_is_refused_in_one_line(make: Any, line: str) -> None:
+    with pytest.raises(InputError) as error:
+        make()
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_state_with_more_than_this_rule_keeps_is_refused() -> None:
+    """Momentum would ride along unseen, and an anchor would be read when it is old."""
+    _, state = call()
+    gates = {name: one for name, one in sequence(rule_of("delta"), 9)[1].items()}
+    with pytest.raises(InputError, match=r'state has "momentum\.matrix"; expected a state of this rule and strategy'):
+        call(rule="delta", gates=gates, state=state)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [({"conv_streams": ["z"]}, 'conv_streams: "z"; expected some of q, k, v'), ({"grain": 0}, "grain = 0; expected")],
+)  # fmt: skip
+def test_a_layer_refuses_what_a_config_refuses(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        hecate_core.MemoryLayer(8, heads=2, **options)
+
+
 def test_state_carries_its_position_and_gradients_reach_it() -> None:
     _, state = call()
     assert state.position == 9
