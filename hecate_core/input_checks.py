@@ -108,4 +108,4 @@ def check_state(expected: State, state: State) -> None:
         if given[name].dtype not in wide:
             expected_kind = "float32 or wider" if kept.is_floating_point else kept
             raise InputError(f"state.{name} is {given[name].dtype}; expected {expected_kind}")
-    refuse_non_finite("state", **{name.replace(".", "_"): one for name, one in given.items()})
+    refuse_non_finite("state", **given)

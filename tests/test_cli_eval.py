@@ -9,27 +9,14 @@ import pytest
 from hecate_core import evaluation
 from hecate_core.cli.main import run
 
-CONFIG = """
-[data]
-path = "text.txt"
-batch = 2
-length = 16
-[model]
-width = 8
-depth = 1
-memory.chunk = 8
-[run]
-steps = 2
-eval_interval = 0
-checkpoint_interval = 0
-"""
+from .tiny_text import tiny, write_text
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "text.txt").write_text("\n\n".join(f"{n} and its square {n * n}, {'xy' * (n % 9)}" for n in range(300)))
-    (tmp_path / "tiny.toml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
+    write_text(300)
+    Path("tiny.toml").write_text(tiny(steps=2, interval=0))
     assert run(["build", "tiny.toml", "--out", "run"]) == 0
     return tmp_path / "run"
 

@@ -1,5 +1,6 @@
 """What two runs are compared by, read from real builds, and how a difference is put."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from hecate_core.building import build
 from hecate_core.cli.main import run
 from hecate_core.comparing import compare, side
-from hecate_core.conditions import clashes
+from hecate_core.conditions import CONDITIONS, clashes
 from hecate_core.config import make_config
 from hecate_core.errors import InputError
 from hecate_core.run_folder import RunFolder, load_manifest
@@ -64,3 +65,9 @@ def test_several_sides_are_compared_with_the_first(tmp_path: Path, capsys: pytes
     lines = capsys.readouterr().out.splitlines()
     assert any("B is better: beyond 6.205 standard errors of 0 (t, 95%, n = 3, 2 comparisons)" in one for one in lines)
     assert any(one.startswith("bits_per_byte: C - A +0.0000") and "no winner" in one for one in lines)
+
+
+def test_the_page_names_every_condition() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "evidence.md").read_text(encoding="utf-8")
+    told = page.split("## Comparisons", 1)[1]
+    assert [key for key in CONDITIONS if not re.search(rf"\b{key}\b", told)] == []

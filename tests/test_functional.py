@@ -92,7 +92,7 @@ def of_state(change: Any) -> Any:
         (lambda: call(k=torch.ones(2, 2, 9, 5, dtype=torch.complex64)), "k is torch.complex64; expected a tensor"),
         (lambda: call(gates={"retain": 0.9, "write": 0.1, "momentum": 0.5}), "retain is float; expected a tensor"),
         (lambda: call(write_mask=torch.ones(2, 9)), "write_mask is torch.float32; expected torch.bool"),
-        (lambda: of_state(lambda state: state.map(lambda one: one * float("nan"))), "holds NaN; expected finite"),
+        (lambda: of_state(lambda state: state.map(lambda one: one * float("nan"))), "state: memory.matrix holds NaN"),
         (lambda: of_state(lambda state: state.map(torch.Tensor.bfloat16)), "is torch.bfloat16; expected float32 or"),
         (lambda: of_state(lambda state: state.flat()), "state is a dict; expected the State"),
         (lambda: of_state(lambda state: state.replace(anchor=torch.zeros(2))), 'state has "anchor"; expected a'),

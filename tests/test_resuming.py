@@ -9,31 +9,15 @@ import pytest
 from hecate_core.cli.main import run
 from hecate_core.config import config_digest, load_config
 
-TINY = """
-[data]
-path = "text.txt"
-batch = 2
-length = 16
-[model]
-width = 8
-depth = 1
-[model.memory]
-chunk = 8
-[schedule]
-decay = "constant"
-[run]
-steps = 4
-eval_interval = 0
-checkpoint_interval = 2
-"""
+from .tiny_text import tiny, write_text
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run of four steps in `run`, with checkpoints 2 and 4."""
-    (tmp_path / "text.txt").write_text("\n\n".join(f"{n} and its square {n * n}, {'xy' * (n % 9)}" for n in range(600)))
-    (tmp_path / "tiny.toml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
+    write_text(600)
+    Path("tiny.toml").write_text(tiny(decay="constant"))
     assert run(["build", "tiny.toml", "--out", "run"]) == 0
     return tmp_path / "run"
 

@@ -16,22 +16,8 @@ import pytest
 from hecate_core.cli.main import run
 from hecate_core.errors import ExitCode
 
-BASE = """
-seed = 0
-[data]
-path = "text.txt"
-batch = 2
-length = 16
-[model]
-width = 8
-depth = 1
-[model.memory]
-chunk = 8
-[run]
-steps = 4
-eval_interval = 0
-checkpoint_interval = 2
-"""
+from .tiny_text import tiny, write_text
+
 # In every cell: its third step waits for the file "go", so that nothing here depends on how fast a run is.
 HOOK = """
 import os, sys, time
@@ -63,8 +49,8 @@ CELL = Path("cut/base/seed-0")
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text("\n\n".join(f"{n} and its square {n * n}, {'xy' * (n % 9)}" for n in range(60)))
-    Path("base.toml").write_text(BASE)
+    write_text(60)
+    Path("base.toml").write_text(tiny())
     Path("sweep.toml").write_text('base = "base.toml"\n')
     Path("hook").mkdir()
     Path("hook/sitecustomize.py").write_text(HOOK)

@@ -19,6 +19,8 @@ from hecate_core.errors import CompositionError, ConfigError
 from hecate_core.sweeping import check_cells, demand_checked, read_sweep
 from hecate_core.testing.engine import Check
 
+from .tiny_text import tiny, write_text
+
 SWEEPS = sorted((Path(__file__).parents[1] / "benchmarks" / "evidence").glob("*.toml"))
 SWEEPS = [file for file in SWEEPS if not file.stem.endswith("-base")]
 SWEEP = """
@@ -27,29 +29,14 @@ seeds = [0, 1]
 [grid]
 "model.memory.rule" = ["delta", "titans"]
 """
-BASE = """
-[data]
-path = "text.txt"
-batch = 2
-length = 16
-[model]
-width = 8
-depth = 1
-[model.memory]
-chunk = 8
-[run]
-steps = STEPS
-eval_interval = 0
-checkpoint_interval = 2
-"""
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "text.txt").write_text("\n\n".join(f"{n} and its square {n * n}, {'xy' * (n % 9)}" for n in range(600)))
-    (tmp_path / "base.toml").write_text(BASE.replace("STEPS", "4"))
-    (tmp_path / "sweep.toml").write_text(SWEEP)
     monkeypatch.chdir(tmp_path)
+    write_text(600)
+    Path("base.toml").write_text(tiny())
+    Path("sweep.toml").write_text(SWEEP)
     return tmp_path
 
 
@@ -151,7 +138,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def one_cell(folder: Path, **base: object) -> list[str]:
     """The command of a sweep of one run, some keys of its base changed."""
-    text = BASE.replace("STEPS", "4")
+    text = tiny()
     for key, value in base.items():
         text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {json.dumps(value)}", text)
     (folder / "base.toml").write_text(text)
@@ -251,7 +238,7 @@ def test_a_place_that_cannot_be_saved_to_is_refused_before_the_first_run(
 
 def killed_and_resumed(folder: Path, seeds: list[int], kills: int) -> tuple[list[dict[str, object]], ...]:
     """The rows of a sweep that was left alone, and of one killed again and again after some of its runs were saved."""
-    (folder / "base.toml").write_text(BASE.replace("STEPS", "12"))
+    (folder / "base.toml").write_text(tiny(steps=12))
     (folder / "sweep.toml").write_text(SWEEP.replace("[0, 1]", str(seeds)))
     assert run(["sweep", "sweep.toml", "--no-check", "--out", "whole", "--jobs", "2"]) == 0
     words = [sys.executable, "-m", "hecate_core.cli", "sweep", "sweep.toml", "--no-check"]

@@ -34,6 +34,7 @@ def evaluate(output: Output, run: Run, tasks: Tasks = None, memory: Switches = "
     if set(switches) - {"on", "off"}:
         raise InputError(f'--memory "{memory}"; expected on, off or on,off')
     manifest = load_manifest(run)
+    checkpoint = checkpoint_of(run).name  # before the scores: a run that goes on meanwhile has a newer one by then
     model, config = load_run(run)
     torch.set_num_threads(config.run.threads)
     own = "lm" if config.data.task is None else config.data.task.name
@@ -48,7 +49,7 @@ def evaluate(output: Output, run: Run, tasks: Tasks = None, memory: Switches = "
             rows.append({"task": name, "memory": switch, **scores(switch == "on")})
     recipe = {
         "run": str(run),
-        "checkpoint": checkpoint_of(run).name,
+        "checkpoint": checkpoint,
         "seed": seed,
         "contexts": CONTEXTS,
         "tasks": {name: one.record() for name, one in made.items()},

@@ -5,6 +5,7 @@ every chunk, the backward goes through each chunk once more. A subclass says wha
 carves.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -49,7 +50,7 @@ class SlotCall(NamedTuple):
     given: tuple[bool, bool, bool]
 
 
-class SlotKernels(LaunchedPair, Generic[TokensT]):
+class SlotKernels(LaunchedPair, ABC, Generic[TokensT]):
     """A sequence pair on kernels; `where` is a launcher or the name of a backend.
 
     Its tokens are a named tuple of three operands `[B, H, T, width]`, two gates `[B, H, T]` (None where the op does
@@ -59,19 +60,19 @@ class SlotKernels(LaunchedPair, Generic[TokensT]):
     tokens: ClassVar[type[Any]]
 
     @classmethod
+    @abstractmethod
     def sizes(cls, tokens: TokensT) -> tuple[int, int]:
         """How many slots the memory has, and entries a slot."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def switches(cls, call: SlotCall) -> dict[str, int]:
         """The op's own compile-time constants."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def floats(cls, call: SlotCall, backward: bool) -> list[int]:
         """Every piece of shared memory that the `.cu` carves, in floats."""
-        raise NotImplementedError
 
     @classmethod
     def answers(cls, call: SlotCall) -> int:
@@ -79,9 +80,9 @@ class SlotKernels(LaunchedPair, Generic[TokensT]):
         return call.slots.width
 
     @classmethod
+    @abstractmethod
     def kept(cls, call: SlotCall) -> int:
         """Floats that the backward keeps of a token beside the memory, in each thread."""
-        raise NotImplementedError
 
     def forward(self, tokens: TokensT, state: Tensor, option: str) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """See `hecate_core.api.SequencePair`; saves the first memory and those at the start of later chunks."""
