@@ -126,7 +126,7 @@ class ReferencePair:
     def forward(
         self, reads: Reads, stored: Float[Tensor, "B H J V K"], decays: Decays
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """See `DecayedLinearPair.forward`; saves its inputs, the scores and what each stored matrix answers."""
+        """See `DecayedLinearPair.forward`; saves its inputs and every product that its backward wants again."""
         flat = [one.flatten(0, 1) for one in (*reads, stored, *decays)]
         q, u, x, z, reach, shares, ends, carry = flat
         rows = stored.shape[3]
@@ -136,29 +136,30 @@ class ReferencePair:
         y = answers[..., :rows] * shares[..., :1]
         if answers.shape[2] > rows:
             y.addcmul_(answers[..., rows:], shares[..., 1:])
-        y.baddbmm_(scores * reach, u)
+        weighted, moving = scores * reach, _spread(u, ends)
+        y.baddbmm_(weighted, u)
         end = torch.bmm(carry, z.flatten(2)).view(matrices.shape)
-        end.baddbmm_(_spread(u, ends).mT, x)
-        saved = (*flat, scores, answers)
+        end.baddbmm_(moving.mT, x)
+        saved = (*flat, scores, answers, weighted, moving)
         return y.view(*reads.q.shape[:3], rows), end.view(stored.shape), saved
 
     def backward(
         self, saved: tuple[Tensor, ...], d_y: Float[Tensor, "B H C V"], d_end: Float[Tensor, "B H J V K"]
     ) -> tuple[Reads, Tensor, Decays]:
         """See `DecayedLinearPair.backward`; specs/forms/linearised.md, Eq. 4 to 9."""
-        q, u, x, z, reach, shares, ends, carry, scores, answers = saved
+        q, u, x, z, reach, shares, ends, carry, scores, answers, weighted, moving = saved
         lead, wide = d_y.shape[:2], (*u.shape[:2], z.shape[1], u.shape[2])  # G C J V
         dy, dz, rows = d_y.flatten(0, 1), d_end.flatten(0, 1), u.unsqueeze(2)
         d_matrices = dz.flatten(1, 2)
         # What the updates leave in the stored matrices.
         moved = torch.bmm(x, d_matrices.mT).view(wide)
-        d_ends = (moved * rows).sum(-1)
         du = (moved * ends.unsqueeze(-1)).sum(2)
-        dx = torch.bmm((rows * ends.unsqueeze(-1)).flatten(2), d_matrices)
+        d_ends = moved.mul_(rows).sum(-1)
+        dx = torch.bmm(moving, d_matrices)
         # What the reads take from updates ...
         d_weighted = torch.bmm(dy, u.mT)
         d_scores = d_weighted * reach
-        du.baddbmm_((scores * reach).mT, dy)
+        du.baddbmm_(weighted.mT, dy)
         dx.baddbmm_(d_scores.mT, q)
         # ... and from the stored matrices.
         d_answers = _spread(dy, shares)
@@ -169,7 +170,7 @@ class ReferencePair:
         d_stored.baddbmm_(d_answers.mT, q)
         d_carry = torch.bmm(flat_dz, z.flatten(2).mT)
         grads = (dq, du, dx, d_weighted * scores, d_shares, d_ends, d_carry)
-        dq, du, dx, *d_decays = (one.unflatten(0, lead) for one in grads)
+        dq, du, dx, *d_decays = (one.view(*lead, *one.shape[1:]) for one in grads)
         return Reads(dq, du, dx), d_stored.view(d_end.shape), Decays._make(d_decays)
 
 
