@@ -1,6 +1,8 @@
 """Everything a plugin may import from core; deeper modules are not a promise."""
 
 from hecate_core.algebra import outer, scaled, times, times_transposed
+from hecate_core.channel import SwiGLU
+from hecate_core.cms import CMS
 from hecate_core.composed import ComposedRule
 from hecate_core.errors import CompositionError, HecateError, InputError, nearest
 from hecate_core.files import append_bytes
@@ -46,6 +48,7 @@ from hecate_core.tasks import Sample, Task
 from hecate_core.weights import Shared, Weights
 
 __all__ = [
+    "CMS",
     "L2",
     "MLP",
     "MOMENTUM",
@@ -102,6 +105,7 @@ __all__ = [
     "State",
     "Strategy",
     "Structure",
+    "SwiGLU",
     "Task",
     "Tensor",
     "Tokens",

@@ -39,6 +39,7 @@ from hecate_core.run_folder import RunFolder, demand_names, load_module
 from hecate_core.schedule import rate
 from hecate_core.shapes import Tensor
 from hecate_core.sinks import sinks_of, told
+from hecate_core.starting import start
 from hecate_core.stopping import Stop, stopping
 from hecate_core.stream import Chunk, ContextStream
 from hecate_core.tasks import Task, TaskStream
@@ -75,6 +76,18 @@ class Build:
         self.state: State = self.model.init_state(data.batch)
         self.is_whole = True  # between two steps: only then is there something to save
         self.read: Read | None = None  # what the present step reads
+        self.started: Record = {}  # whose weights the run begins with, where they are not those of its seed
+
+    def start(self) -> None:
+        """Take over the weights that the config names; the first context begins with them.
+
+        Raises CheckpointError where they are not there or do not fit.
+        """
+        given, seed = self.config.start, str(self.config.seed)
+        weights, mlps = (None if one is None else one.replace("{seed}", seed) for one in (given.weights, given.mlps))
+        self.started = start(self.model, weights, mlps=mlps, stack=given.stack)
+        if self.started:
+            self.state = self.model.init_state(self.config.data.batch)
 
     def _choose_optimizer(self) -> None:
         levels = levels_in(self.config)
@@ -249,6 +262,8 @@ def build(
         raise DataError(f"data.path = {made.config.data.path}: too short to hold anything out; expected a longer text")
     if made.task is None and made.config.model.vocab < 256:
         raise InputError(f"model.vocab = {made.config.model.vocab}; expected at least 256, the bytes of a text")
+    if not resume:  # what goes on has its weights in its own checkpoint
+        made.start()
     folder = (
         out
         if isinstance(out, RunFolder)

@@ -81,6 +81,17 @@ def load(folder: Path | str, plugins: Registry | None = None) -> tuple[dict[str,
     return {name.removesuffix(".safetensors"): _tensors(folder / name, entry) for name, entry in listed.items()}, meta
 
 
+def load_part(folder: Path | str, part: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of one part and the SHA-256 of its file; nothing that the checkpoint was made with is demanded.
+
+    Raises CheckpointError as `load` does, and where there is no such part.
+    """
+    listed, name = _manifest(Path(folder))[0], f"{part}.safetensors"
+    if name not in listed:
+        raise CheckpointError(f"{folder}: no {name}; expected a checkpoint of a run")
+    return _tensors(Path(folder) / name, listed[name]), listed[name]["sha256"]
+
+
 def read_meta(folder: Path | str) -> dict[str, Any]:
     """The meta of a checkpoint, without reading a tensor; raises CheckpointError as `load` does."""
     return _manifest(Path(folder))[1]

@@ -38,6 +38,7 @@ CONDITIONS: dict[str, Callable[[Run], Any]] = {
         "context": run.config.data.context,
         "task": _plain(run.config.data.task),
     },
+    "start": lambda run: Own({f"seed {run.config.seed}": run.manifest.get("start")}),  # may be another for every seed
     "documents": lambda run: run.config.data.documents,
     "evaluation": lambda run: {"chance": run.final.get("chance")},
     "optimizer": lambda run: _plain(run.config.optimizer),

@@ -28,6 +28,7 @@ PLACE = (
     "commit",
     "plugins",
     "data",
+    "start",
 )  # in a manifest: what bits depend on
 
 Record = dict[str, Any]

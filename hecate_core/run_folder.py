@@ -36,6 +36,7 @@ class Saved(Protocol):
     corpus: Corpus
     plugins: list[dict[str, str]]
     backends: list[Choice]
+    started: Record
 
     @property
     def steps_done(self) -> int:
@@ -129,7 +130,8 @@ class RunFolder:
         """
         self._demand_run()
         parts, meta = self.checkpoints.load()
-        was, now = _essence(meta["config"]), _essence(config_plain(config))
+        recorded = make_config(meta["config"], place=str(self.path))  # settings that came later have their defaults
+        was, now = _essence(config_plain(recorded)), _essence(config_plain(config))
         if was != now:
             key = first_difference(was, now)
             raise CheckpointError(f"{self.path}: the run was made with another {key}; resume with its own config.json")
@@ -150,6 +152,7 @@ def manifest(made: Saved) -> Record:
         "config_digest": config_digest(config),
         "seed": config.seed,
         "data": data,
+        **({"start": made.started} if made.started else {}),
         "plugins": made.plugins,
         "backends": [choice.record() for choice in made.backends],
         "device": config.run.device,

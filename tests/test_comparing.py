@@ -179,6 +179,7 @@ CONFOUNDERS: list[tuple[str, Change]] = [
     ("backends", put(1, "backends", [{"op": "affine", "asked": "nvrtc", "runs": "nvrtc", "reason": ""}])),
     ("evaluation", put(2, "chance", 0.25)),
     ("wall", put(0, "run.wall", False)),
+    ("start", put(1, "start", {"weights": {"sha256": "2" * 64, "step": 4}})),
     ("documents", put(0, "data.documents", True)),
     ("optimizer", put(0, "optimizer.weight_decay", 0.3)),
     ("optimizer", put(0, "optimizer.name", "sgd")),

@@ -2,7 +2,7 @@
 
 from hecate_core.config.load import config_digest, config_json, config_plain, load_config, make_config, recorded_config
 from hecate_core.config.reference import Reference
-from hecate_core.config.schema import Attention, Config, Data, Level, Memory, Model, Plugins, Run, Schedule
+from hecate_core.config.schema import Attention, Config, Data, Level, Memory, Model, Plugins, Run, Schedule, Start
 
 __all__ = [
     "Attention",
@@ -15,6 +15,7 @@ __all__ = [
     "Reference",
     "Run",
     "Schedule",
+    "Start",
     "config_digest",
     "config_json",
     "config_plain",

@@ -124,6 +124,22 @@ class Model:
 
 
 @frozen
+class Start:
+    """What weights are where they are not drawn from the seed; `{seed}` in a path stands for the run's own."""
+
+    weights: str | None = field(default=None, validator=filled)  # a run, or a checkpoint of one: all weights are its
+    mlps: str | None = field(default=None, validator=filled)  # the same; the levels of chains begin as its MLPs
+    stack: tuple[tuple[int, ...], ...] | None = field(
+        default=None, validator=filled
+    )  # per block with a chain the block whose MLP each level begins as; none: the block's own
+
+    @stack.validator
+    def _mlps_are_named(self, _: Any, stack: tuple[tuple[int, ...], ...] | None) -> None:
+        if stack is not None and self.mlps is None:
+            raise WrongValueError([list(row) for row in stack], "the run of these blocks as mlps beside it", ("stack",))
+
+
+@frozen
 class Schedule:
     """The learning rate over the steps: linear warm-up, then a decay to `floor` times its peak."""
 
@@ -167,6 +183,7 @@ class Config:
     seed: int = field(default=0, validator=at_least(0))
     data: Data = Data()
     model: Model = Model()
+    start: Start = Start()
     optimizer: Reference = field(default=Reference("adamw"))
     schedule: Schedule = Schedule()
     run: Run = Run()
