@@ -19,6 +19,7 @@ from hecate_core.levels import segments
 from hecate_core.ops.affine import AffinePair, AffineTokens
 from hecate_core.ops.affine_column import ColumnPair, ColumnTokens
 from hecate_core.ops.decayed_linear import DecayedLinearPair, Decays, Reads
+from hecate_core.ops.first_order import first_order
 from hecate_core.ops.operator import is_shaping
 from hecate_core.ops.sequence import SequencePair, sequence
 from hecate_core.optimizers.adamw import AdamW
@@ -114,6 +115,7 @@ __all__ = [
     "append_bytes",
     "at_least_zero",
     "below_one",
+    "first_order",
     "is_shaping",
     "nearest",
     "outer",

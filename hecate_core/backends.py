@@ -5,7 +5,8 @@ takes, and why, is a `Choice`: `hecate build` prints it and writes it into the m
 """
 
 import warnings
-from functools import cache, cached_property
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import attrs
@@ -51,6 +52,9 @@ class AutoPair:
 
     def __init__(self, op: str) -> None:
         self.op = op
+        self._plain: Any = None
+        with suppress(InputError):  # an op of kernels alone: who needs plain torch of it is told so then
+            self._plain = pair_for(op, "reference")
 
     def choice(self, device: torch.device, dtype: torch.dtype, width: int) -> Choice:
         """What runs for tensors of a device and dtype whose heads are `width` wide."""
@@ -69,9 +73,10 @@ class AutoPair:
         _announce(chosen.line())
         return self._reference
 
-    @cached_property
+    @property
     def _reference(self) -> Any:
-        return pair_for(self.op, "reference")
+        """Plain torch; found when this was made, because torch.compile follows no look into the registry."""
+        return pair_for(self.op, "reference") if self._plain is None else self._plain
 
     def forward(self, *given: Any) -> Any:
         """The forward of the implementation that the first tensor asks for."""

@@ -7,9 +7,16 @@ import torch
 
 from hecate_core.composing import presented, rule_of, strategy_of
 from hecate_core.errors import InputError
-from hecate_core.input_checks import check_inputs, check_state, known
+from hecate_core.input_checks import (
+    check_inputs,
+    check_marks,
+    check_params,
+    check_state,
+    precision_of,
+    refuse_transforms,
+)
 from hecate_core.parameters import initial_params
-from hecate_core.precision import handed, widened
+from hecate_core.precision import full_precision, handed
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
@@ -48,20 +55,26 @@ def memory(
     to the next: each begins with its own row of `state` (N rows) and ends in one, exactly as if it were alone. For
     affine rules under exact strategies; anything else is refused with the reason. The position counts the longest.
 
-    Any T >= 0, float32, float64 or bfloat16 (state in float32 or wider). Gradients flow to every tensor given,
-    the carried state included. Keys are not normalised here; rules assume |k| <= 1.
+    Any T >= 0, float32, float64 or bfloat16 (state in float32 or wider); of mixed inputs, parameters and state the
+    widest is computed in, and y has q's. Autocast around the call changes nothing. Gradients flow to every tensor
+    given, the carried state included. Keys are not normalised here; rules assume |k| <= 1.
 
-    Raises InputError for wrong shapes, unknown or missing names, gates outside their range, NaN or Inf (on the CPU);
-    CompositionError where the strategy does not serve the rule.
+    Raises InputError for wrong shapes, devices, unknown or missing names, gates outside their range, NaN or Inf (on the
+    CPU), under torch.func and for torch.export with gradients; CompositionError where the strategy does not serve the
+    rule.
     """
     made = rule_of(rule)
+    given = {name: one for name, one in {"q": q, "k": k, "v": v, **inputs}.items() if one is not None}
+    gates = {} if gates is None else gates
+    check_inputs(made, given, gates)
+    _check_options(made, chunk_size, given, gates, state, params)
     if cu_seqlens is not None:
         packed = Packed.of(cu_seqlens, q)
         demand_exact(made, strategy_of(strategy, made, chunk=chunk_size, backend=backend))
         y, after = memory(
-            **packed.every({name: one for name, one in {"q": q, "k": k, "v": v, **inputs}.items() if one is not None}),
+            **packed.every(given),
             rule=made,
-            gates=packed.every(gates or {}),
+            gates=packed.every(gates),
             strategy=strategy,
             chunk_size=chunk_size,
             state=state,
@@ -71,35 +84,58 @@ def memory(
             starts=None if starts is None else packed.marks(starts),
         )
         return packed.together(y), after
-    given = {name: one for name, one in {"q": q, "k": k, "v": v, **inputs}.items() if one is not None}
-    check_inputs(made, given, gates or {})
-    tokens = Tokens.of({**given, **{name: widened(one) for name, one in (gates or {}).items()}})
-    if write_mask is not None and write_mask.shape != (q.shape[0], q.shape[2]):
-        raise InputError(f"write_mask is {list(write_mask.shape)}; expected [B, T] = [{q.shape[0]}, {q.shape[2]}]")
-    if write_mask is not None and write_mask.dtype != torch.bool:
-        raise InputError(f"write_mask is {write_mask.dtype}; expected torch.bool, True where a token may write")
+    for name, marks in (("write_mask", write_mask), ("starts", starts)):
+        check_marks(name, marks, q.shape[0], q.shape[2], q.device)
+    wide = precision_of((*given.values(), *(params or {}).values(), *(() if state is None else state.flat().values())))
+    narrow = wide == torch.float32  # kernels may read inputs as they are
+    tokens = Tokens.of(
+        {
+            **(given if narrow else {name: one.to(wide) for name, one in given.items()}),
+            **{name: one.to(wide) for name, one in gates.items()},
+        }
+    )
     if starts is not None:
         made, tokens = restarting(made, tokens, starts, write_mask, params)
         write_mask = None
     spread = strategy_of(strategy, made, chunk=chunk_size, backend=backend)
     made = presented(made, spread)
-    record = _params(made, given, params)
-    first = spread.init_state(made, record, q.shape[0]) if state is None else state
+    record = _params(made, given, params, wide)
+    first = spread.init_state(made, record, q.shape[0])
     if state is not None:
-        check_state(spread.init_state(made, record, q.shape[0]), state)
-    y, after = spread(made, record, handed(spread, made, tokens), first, write_mask)
+        check_state(first, state)
+        first = state.map(lambda one: one.to(wide) if one.is_floating_point() else one)
+    with full_precision(q.device):  # the memory has no digits to lose
+        y, after = spread(made, record, handed(spread, made, tokens), first, write_mask)
     return y.to(q.dtype), after
 
 
-def _params(rule: MemoryRule, given: Mapping[str, Tensor], params: Mapping[str, Tensor] | None) -> Params:
+def _check_options(
+    rule: MemoryRule,
+    chunk_size: Any,
+    given: Mapping[str, Tensor],
+    gates: Mapping[str, Tensor],
+    state: Any,
+    params: Mapping[str, Tensor] | None,
+) -> None:
+    if type(chunk_size) is not int or chunk_size < 1:
+        raise InputError(f"chunk_size = {chunk_size!r}; expected an integer >= 1")
+    if state is not None and not isinstance(state, State):
+        raise InputError(f"state is a {type(state).__name__}; expected the State that an earlier call returned")
+    if params is not None and not isinstance(params, Mapping):
+        raise InputError(f"params is a {type(params).__name__}; expected a table of tensors by name")
+    carried = () if state is None else state.flat().values()
+    learned = () if params is None else params.values()
+    refuse_transforms(f'memory(rule="{rule.name}")', (*given.values(), *gates.values(), *learned, *carried))
+
+
+def _params(
+    rule: MemoryRule, given: Mapping[str, Tensor], params: Mapping[str, Tensor] | None, dtype: torch.dtype
+) -> Params:
     q = given["q"]
     given_widths = {rule.inputs[name]: tensor.shape[3] for name, tensor in given.items()}
-    widths = {"H": q.shape[1], "V": q.shape[3], **given_widths}
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    for name in params or {}:
-        if name not in rule.params:
-            raise InputError(f'memory(rule="{rule.name}"): unknown parameter "{name}"{known(name, rule.params)}')
+    widths = full_widths(rule, {"H": q.shape[1], "V": q.shape[3], **given_widths})
+    check_params(rule, params, widths, q.device)
+    taken = {name: one.to(dtype) for name, one in (params or {}).items()}
     if params is not None and set(params) == set(rule.params):
-        return Params.of(params)
-    start = initial_params(rule, full_widths(rule, widths), dtype=dtype, device=q.device)
-    return start.replace(**(params or {}))
+        return Params.of(taken)
+    return initial_params(rule, widths, dtype=dtype, device=q.device).replace(**taken)

@@ -1,14 +1,14 @@
 """`MemoryLayer`: a memory as one ordinary module for anybody's model."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 from torch import nn
 
 from hecate_core.composing import demand_letters, leveled_memory
 from hecate_core.differentiation import autodiff
-from hecate_core.errors import InputError
-from hecate_core.input_checks import refuse_non_finite
+from hecate_core.input_checks import StateShape, check_activations, check_marks, refuse_transforms
 from hecate_core.output_gate import OutputGate
 from hecate_core.records import State
 from hecate_core.shapes import Bool, Float, Tensor
@@ -19,9 +19,11 @@ class MemoryLayer(nn.Module):
 
     `rule` is a name, a table or an instance; `levels` a list of periods or of level specs (each level owns its front,
     gates and memory). `chunk` changes only speed under an exact strategy. Nothing depends on train() or eval().
-    Works with autocast, `.to(dtype)`, `no_grad`, deepcopy and `torch.export` at a fixed length and position.
+    Works with autocast, `.to(dtype)`, `no_grad`, deepcopy, activation checkpointing, `torch.compile` and, under
+    `no_grad`, `torch.export` at a fixed length and position.
 
-    Raises CompositionError for parts that do not fit and InputError for wrong or non-finite input.
+    Raises CompositionError for parts that do not fit and InputError for wrong or non-finite input, the state of another
+    module, under torch.func and for torch.export with gradients.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class MemoryLayer(nn.Module):
             backend=backend,
             widths=widths,
         )
+        self._states = StateShape("MemoryLayer")
         self.gate = OutputGate(d_model)
         self.project = nn.Linear(d_model, d_model, bias=False)
 
@@ -76,10 +79,15 @@ class MemoryLayer(nn.Module):
         Where `starts` is True a new document begins in that row: nothing before it is seen. Exact, or refused with the
         reason (CompositionError) where rule and strategy cannot do so inside a call.
         """
-        if x.dim() != 3 or x.shape[2] != self.d_model:
-            raise InputError(f"MemoryLayer: x is {list(x.shape)}; expected [B, T, {self.d_model}]")
-        refuse_non_finite("MemoryLayer", x=x)
-        y, after = self.memory.absorb(x, self.init_state(x.shape[0]) if state is None else state, write, starts)
+        refuse_transforms("MemoryLayer", chain((x,), self.parameters()))
+        check_activations("MemoryLayer", x, self.d_model, self.project.weight)
+        for name, marks in (("write", write), ("starts", starts)):
+            check_marks(f"MemoryLayer: {name}", marks, x.shape[0], x.shape[1], x.device)
+        if state is None:
+            state = self.init_state(x.shape[0])
+        else:
+            self._states.check(self, state, x.shape[0])
+        y, after = self.memory.absorb(x, state, write, starts)
         return self._out(y, x), after
 
     @autodiff

@@ -11,6 +11,7 @@ from hecate_core.channel import SwiGLU
 from hecate_core.cms import CMS
 from hecate_core.differentiation import autodiff
 from hecate_core.errors import InputError
+from hecate_core.input_checks import StateShape, check_ids, check_marks, refuse_transforms
 from hecate_core.layer import LevelMemory
 from hecate_core.mixer import Mixer
 from hecate_core.records import State
@@ -109,6 +110,7 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.vocab = vocab
+        self._states = StateShape("model")
         self.embedding = nn.Embedding(vocab, width)
         each = [dict(block)] * depth if channels is None else [{**block, "channel": one} for one in channels]
         self.blocks = nn.ModuleList(Block(width, **one) for one in each)
@@ -131,8 +133,14 @@ class LanguageModel(nn.Module):
         """Logits for the byte after each of these, and the state after them.
 
         A token where `starts` is True opens a document: nothing before it is seen, memory, window and convolution.
-        Raises CompositionError where a rule, strategy or composition cannot do that exactly.
+        Raises CompositionError where a rule, strategy or composition cannot do that exactly; InputError for ids that
+        are no integers below `vocab` (on the CPU), for the state of another model or batch, and under torch.func.
         """
+        refuse_transforms("model", self.parameters())
+        check_ids(ids, self.vocab, self.head.weight.device)
+        for name, marks in (("write", write), ("starts", starts)):
+            check_marks(f"model: {name}", marks, ids.shape[0], ids.shape[1], ids.device)
+        self._states.check(self, state, ids.shape[0])
         x, after = self._embed(ids), {}
         for i, block in enumerate(self.blocks):
             x, after[f"block{i}"] = block(x, state[f"block{i}"], write, starts)

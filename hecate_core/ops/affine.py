@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from hecate_core.ops import affine_reference as reference
 from hecate_core.ops.affine_reference import AffineInputs
+from hecate_core.ops.first_order import first_order
 from hecate_core.ops.serving import operands, serving, told_apart
 from hecate_core.shapes import Bool, Float, Tensor
 
@@ -175,9 +176,10 @@ class _Affine(torch.autograd.Function):
         return y, end, surprise_end
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_out: Tensor, d_end: Tensor, d_surprise: Tensor | None) -> tuple[Any, ...]:
-        tokens, saved = AffineTokens(*ctx.saved_tensors[:8]), ctx.saved_tensors[8:]
+        kept = ctx.saved_tensors  # once: activation checkpointing hands each of them out a single time
+        tokens, saved = AffineTokens(*kept[:8]), kept[8:]
         ends = (d_end, d_surprise if tokens.momentum is not None else None)
         grads, d_memory, d_first = ctx.pair.backward(tokens, saved, ctx.chunk, d_out, ends)
         return None, None, *grads, d_memory, d_first

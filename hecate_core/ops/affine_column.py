@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from hecate_core.ops import affine_column_reference as reference
 from hecate_core.ops.affine_column_reference import ColumnInputs
+from hecate_core.ops.first_order import first_order
 from hecate_core.ops.serving import operands, serving
 from hecate_core.shapes import Bool, Float, Tensor
 
@@ -144,9 +145,10 @@ class _AffineColumn(torch.autograd.Function):
         return y, end
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_out: Tensor, d_end: Tensor) -> tuple[Any, ...]:
-        tokens, saved = ColumnTokens(*ctx.saved_tensors[:6]), ctx.saved_tensors[6:]
+        kept = ctx.saved_tensors  # once: activation checkpointing hands each of them out a single time
+        tokens, saved = ColumnTokens(*kept[:6]), kept[6:]
         grads, d_memory = ctx.pair.backward(tokens, saved, ctx.chunk, d_out, d_end)
         return None, None, *grads, d_memory
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hecate_core.ops.first_order import first_order
 from hecate_core.shapes import Float, Tensor
 
 # log 0, as far as an exponential can tell; small enough that float64 sums keep 11 digits.
@@ -63,7 +64,7 @@ class _Products(torch.autograd.Function):
         return found
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor, None]:
         (found,) = ctx.saved_tensors
         return between_adjoint(found, adjoint), None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from hecate_core.ops.decay import between, between_adjoint
+from hecate_core.ops.first_order import first_order
 from hecate_core.ops.serving import serving
 from hecate_core.shapes import Float, Tensor
 
@@ -63,7 +64,7 @@ class _Decays(torch.autograd.Function):
         return made
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         inject, keeps, scaled, *momenta = ctx.saved_tensors
         d = Decays._make(adjoints)
@@ -211,7 +212,7 @@ class _DecayedLinear(torch.autograd.Function):
         return y, end, end.select(2, 0)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor | None, d_end: Tensor | None, d_memory: Tensor | None) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
         if d_y is None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from hecate_core.ops.first_order import first_order
 from hecate_core.ops.serving import operands, serving
 
 TokensT = TypeVar("TokensT", bound=tuple[Any, ...])
@@ -71,9 +72,10 @@ class _Sequence(torch.autograd.Function):
         return y, end
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_out: Tensor, d_end: Tensor) -> tuple[Any, ...]:
-        given, saved = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        kept = ctx.saved_tensors  # once: activation checkpointing hands each of them out a single time
+        given, saved = kept[: ctx.count], kept[ctx.count :]
         grads, d_state = ctx.pair.backward(ctx.make(given), saved, ctx.option, d_out, d_end)
         back = (None if grad is None else grad.to(one.dtype) for grad, one in zip(grads, given, strict=True))
         return None, None, None, d_state.to(ctx.dtype), *back

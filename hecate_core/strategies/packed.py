@@ -32,6 +32,8 @@ class Packed:
 
         Costs no synchronisation where they are on the CPU.
         """
+        if not isinstance(cu_seqlens, Tensor):
+            raise InputError(f"cu_seqlens is a {type(cu_seqlens).__name__}; expected an int32 or int64 tensor [N + 1]")
         total = like.shape[2]
         if like.shape[0] != 1:
             raise InputError(

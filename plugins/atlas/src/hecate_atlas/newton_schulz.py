@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from hecate_core.api import MOMENTUM, WRITE, CompositionError, Float, Gate, Rates, Tensor, Tokens, nearest
+from hecate_core.api import MOMENTUM, WRITE, CompositionError, Float, Gate, Rates, Tensor, Tokens, first_order, nearest
 
 COEFFICIENTS = {"muon": (3.4445, -4.7750, 2.0315), "polar": (1.5, -0.5, 0.0)}
 FLOOR = 1e-7  # added to the norm: zero stays zero
@@ -87,7 +87,7 @@ class _NewtonSchulz(torch.autograd.Function):
         return pair.forward(matrix, steps, coefficients)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None, None, None]:
         pair, steps, coefficients = ctx.given
         return pair.backward(ctx.saved_tensors[0], steps, coefficients, d), None, None, None

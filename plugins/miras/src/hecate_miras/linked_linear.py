@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 
-from hecate_core.api import Decays, Float, Reads, Tensor
+from hecate_core.api import Decays, Float, Reads, Tensor, first_order
 from hecate_miras.links import LinkOption, linked, linked_adjoint
 
 MOST = 1 << 20  # numbers of evidence that plain torch forms at once
@@ -110,7 +110,7 @@ class _Linked(torch.autograd.Function):
         return pair.forward(LinkedReads._make(flat), link)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor) -> tuple[Any, ...]:
         pair, link = ctx.given
         return None, None, *pair.backward(LinkedReads._make(ctx.saved_tensors), link, d_y)
