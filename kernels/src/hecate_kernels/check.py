@@ -14,7 +14,8 @@ from hecate_core.api import HecateError
 from hecate_kernels import child, nvrtc_worker
 from hecate_kernels.compare import TIMES_OF_REFERENCE, Difference, differences
 from hecate_kernels.failure import BackendMissingError, KernelError, compiler_line
-from hecate_kernels.host import SCHEDULES, Dim3, ProgramLauncher
+from hecate_kernels.host import SCHEDULES, ProgramLauncher
+from hecate_kernels.launch import Dim3
 from hecate_kernels.nvrtc import ARCHITECTURES, as_job, require_compiler
 from hecate_kernels.pair import SHARED_LIMITS, Argument, Budget, CheckedPair, Kernel, Tolerance, Trial
 

@@ -1,7 +1,8 @@
 """Compiles kernels for the host backend with the system's C++ compiler, in a folder keyed by text and flags.
 
 Four builds of one text: `library` (loaded into Python), and programs of their own: `plain`, `address`
-(AddressSanitizer) and `thread` (ThreadSanitizer with its fiber API: racecheck).
+(AddressSanitizer, and accesses checked for their alignment) and `thread` (ThreadSanitizer with its fiber API:
+racecheck).
 """
 
 import hashlib
@@ -25,7 +26,7 @@ _COMMON = ["-std=gnu++17", "-g1", "-fPIC", "-fno-exceptions", "-Wno-unknown-prag
 _FLAVOUR = {
     "library": ["-O2"],
     "plain": ["-O1"],
-    "address": ["-O0", "-fsanitize=address"],
+    "address": ["-O0", "-fsanitize=address", "-fsanitize=alignment", "-fno-sanitize-recover=alignment"],
     "thread": ["-O1", "-fsanitize=thread"],
 }
 # The runner's own copies must stay loops: as calls, a sanitizer would count them as the kernel's.

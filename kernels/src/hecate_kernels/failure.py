@@ -19,6 +19,10 @@ class BackendMissingError(InputError):
 _GCC = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
 _NVRTC = re.compile(r"^(?P<file>[^\s(]+)\((?P<line>\d+)\): (?:catastrophic )?error:? ?(?P<text>.*)$", re.MULTILINE)
 _FRAME = re.compile(r"#\d+ (?:0x[0-9a-f]+ in )?(?P<where>\S+).*? (?P<file>/[^\s:]+):(?P<line>\d+)")
+_MISALIGNED = re.compile(
+    r"^(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)? runtime error: (?P<text>.*misaligned.*)$", re.MULTILINE
+)
+_ADDRESS = re.compile(r" 0x[0-9a-f]+(?= for type)")
 
 
 def compiler_line(log: str, source: Path, compiler: str) -> str:
@@ -36,10 +40,12 @@ def compiler_line(log: str, source: Path, compiler: str) -> str:
 
 
 def sanitizer_line(log: str, source: Path) -> str | None:
-    """The first report of AddressSanitizer or ThreadSanitizer as one line, or None if there is none.
+    """The first report of a sanitizer as one line, or None if there is none.
 
     Names the innermost line of the kernel itself, and for a race the line of the other access.
     """
+    if misaligned := _MISALIGNED.search(log):
+        return f"{misaligned['file']}:{misaligned['line']}: {_ADDRESS.sub('', misaligned['text'])}"
     found = re.search(r"(?:ERROR|WARNING): (?:Address|Thread)Sanitizer: ([^\n(]*)", log)
     if not found:
         return None

@@ -16,19 +16,20 @@ from hecate_core.api import is_shaping
 from hecate_kernels import child
 from hecate_kernels.cpu_build import build
 from hecate_kernels.failure import BackendMissingError, KernelError, sanitizer_line
+from hecate_kernels.launch import Dim3, demand_launchable
 from hecate_kernels.pair import SHARED_LIMITS, Argument, InOut, Kernel, Out
-from hecate_kernels.storage import poison, scalar_bytes, span
+from hecate_kernels.storage import behind_alignment, poison, scalar_bytes, span
 
 SCHEDULES = ("ascending", "descending", "random-1", "random-2", "greedy-up", "greedy-random")
 """Orders in which runnable threads go on; greedy ones let a warp run to its next barrier first."""
 
 SHARED_LIMIT = max(SHARED_LIMITS.values())
+THREADS_LIMIT = 1024
+BLOCKS_LIMIT = 1 << 24  # of one launch here, where they run one after the other
 MOST_BLOCKS = 3  # they run one after the other; so few have to use their memory again, and meet at any stride
 
 _ADDRESS_OPTIONS = "detect_leaks=0:exitcode=23:detect_stack_use_after_return=0:hard_rss_limit_mb=4096"
 _THREAD_OPTIONS = "exitcode=24:halt_on_error=1:report_thread_leaks=0:history_size=4:memory_limit_mb=4096"
-
-Dim3 = tuple[int, int, int]
 
 
 class HostLauncher:
@@ -51,6 +52,7 @@ class HostLauncher:
         """Run one kernel to its end; outputs are poisoned first. Raises KernelError with `file:line`."""
         if 0 in grid or is_shaping():
             return
+        _demand_limits(kernel, grid, block, shared_bytes)
         if kernel not in self._kernels:
             self._kernels[kernel] = _load(build(kernel, "library"))
         run, entry = self._kernels[kernel]
@@ -89,6 +91,7 @@ class ProgramLauncher:
         """Run one kernel; raises KernelError for whatever the runner, a sanitizer or a limit reports."""
         if 0 in grid:
             return
+        _demand_limits(kernel, grid, block, shared_bytes)
         if self._flavour in ("address", "thread"):
             _demand_addresses()
         program = build(kernel, self._flavour)
@@ -100,11 +103,12 @@ class ProgramLauncher:
             asked, result = Path(folder) / "launch", Path(folder) / "result"
             schedules = self._schedules + [0] * (len(SCHEDULES) - len(self._schedules))
             with asked.open("wb") as file:
-                file.write(struct.pack("<4s64s6IQ", b"HKL1", kernel.symbol.encode(), *grid, *block, shared_bytes))
+                file.write(struct.pack("<4s64s6IQ", b"HKL2", kernel.symbol.encode(), *grid, *block, shared_bytes))
                 file.write(struct.pack("<8I", len(self._schedules), *schedules, len(arguments)))
                 for argument, tensor in zip(arguments, tensors, strict=True):
                     data = scalar_bytes(argument) if tensor is None else span(tensor).numpy().tobytes()
-                    file.write(struct.pack("<IQ", 0 if tensor is None else 1, len(data)) + data)
+                    kind, shift = (0, 0) if tensor is None else (1, behind_alignment(tensor))
+                    file.write(struct.pack("<IIQ", kind, shift, len(data)) + data)
             self._run(program, asked, result, kernel)
             self._take_back(result.read_bytes(), arguments, tensors, kernel)
 
@@ -145,6 +149,16 @@ class ProgramLauncher:
                 raise KernelError(
                     f"{kernel.source}:1: {kernel.symbol} writes into argument {position}, which is an input"
                 )
+
+
+def _demand_limits(kernel: Kernel, grid: Dim3, block: Dim3, shared_bytes: int) -> None:
+    """Those of the newest cards, and that the blocks can be counted here."""
+    demand_launchable(kernel, grid, block, shared_bytes, THREADS_LIMIT, SHARED_LIMIT)
+    blocks = grid[0] * grid[1] * grid[2]
+    if blocks > BLOCKS_LIMIT:
+        raise KernelError(
+            f"{kernel.source}:1: {kernel.symbol} wants {blocks} blocks; the host runs at most {BLOCKS_LIMIT}"
+        )
 
 
 def _demand_addresses() -> None:

@@ -7,10 +7,39 @@ from typing import ClassVar
 import attrs
 
 from hecate_core.api import InputError
-from hecate_kernels.failure import BackendMissingError
-from hecate_kernels.pair import KernelPair, Launcher
+from hecate_kernels.failure import BackendMissingError, KernelError
+from hecate_kernels.pair import Kernel, KernelPair, Launcher
 
 BACKENDS = ("host", "nvrtc")
+GRID_LIMIT = (2**31 - 1, 65535, 65535)
+BLOCK_LIMIT = (1024, 1024, 64)
+
+Dim3 = tuple[int, int, int]
+
+
+def demand_launchable(
+    kernel: Kernel, grid: Dim3, block: Dim3, shared_bytes: int, most_threads: int, most_shared: int
+) -> None:
+    """Raises KernelError, in one line, for a launch that no card runs or that this place cannot.
+
+    `most_threads` per block and `most_shared` bytes of dynamic shared memory are those of the place. A grid with a
+    zero is no fault: there is nothing to do.
+    """
+    threads = block[0] * block[1] * block[2]
+    if all(0 <= asked <= most for asked, most in zip(grid, GRID_LIMIT, strict=True)) and (
+        0 < threads <= most_threads
+        and 0 <= shared_bytes <= most_shared
+        and all(0 < asked <= most for asked, most in zip(block, BLOCK_LIMIT, strict=True))
+    ):
+        return
+    place = f"{kernel.source}:1: {kernel.symbol}"
+    if any(not 0 <= asked <= most for asked, most in zip(grid, GRID_LIMIT, strict=True)):
+        raise KernelError(f"{place} wants a grid of {grid}; the largest is {GRID_LIMIT}")
+    if any(not 0 < asked <= most for asked, most in zip(block, BLOCK_LIMIT, strict=True)):
+        raise KernelError(f"{place} wants a block of {block}; it has at least (1, 1, 1) and at most {BLOCK_LIMIT}")
+    if threads > most_threads:
+        raise KernelError(f"{place} wants {threads} threads per block; this kernel can run with {most_threads}")
+    raise KernelError(f"{place} wants {shared_bytes} bytes of shared memory; this card gives {most_shared}")
 
 
 @cache

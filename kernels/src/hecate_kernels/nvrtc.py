@@ -20,14 +20,12 @@ from torch import Tensor
 from hecate_core.api import is_shaping
 from hecate_kernels.failure import BackendMissingError, KernelError, compiler_line
 from hecate_kernels.flatten import flatten
+from hecate_kernels.launch import Dim3, demand_launchable
 from hecate_kernels.nvrtc_worker import Job, compile_cubin, options
 from hecate_kernels.pair import SHARED_LIMITS, Argument, InOut, Kernel, Out
 from hecate_kernels.storage import demand_width
 
 ARCHITECTURES = tuple(SHARED_LIMITS)
-GRID_LIMIT = (2**31 - 1, 65535, 65535)
-
-Dim3 = tuple[int, int, int]
 _REFERENCE = 'use backend = "reference"'
 
 
@@ -99,7 +97,7 @@ class NvrtcLauncher:
         ]
         device = _common_device(tensors, kernel)
         loaded, most_threads, most_shared = self.prepare(kernel, device)
-        _check_limits(kernel, grid, block, shared_bytes, (most_threads, most_shared))
+        demand_launchable(kernel, grid, block, shared_bytes, most_threads, most_shared)
         self._open().launch(loaded, grid, block, shared_bytes, [_value(one) for one in arguments], device)
 
     def _open(self) -> Driver:
@@ -281,17 +279,6 @@ def _common_device(tensors: Sequence[Tensor], kernel: Kernel | None) -> int:
         )
     index = next(iter(devices)).index
     return int(torch.cuda.current_device() if index is None else index)
-
-
-def _check_limits(kernel: Kernel, grid: Dim3, block: Dim3, shared_bytes: int, most: tuple[int, int]) -> None:
-    threads = block[0] * block[1] * block[2]
-    place = f"{kernel.source}:1: {kernel.symbol}"
-    if any(asked > limit for asked, limit in zip(grid, GRID_LIMIT, strict=True)):
-        raise KernelError(f"{place} wants a grid of {grid}; the largest is {GRID_LIMIT}")
-    if threads > most[0]:
-        raise KernelError(f"{place} wants {threads} threads per block; this kernel can run with {most[0]}")
-    if shared_bytes > most[1]:
-        raise KernelError(f"{place} wants {shared_bytes} bytes of shared memory; this card gives {most[1]}")
 
 
 def _value(argument: Argument) -> Any:

@@ -31,3 +31,8 @@ def scalar_bytes(value: object) -> bytes:
     """The bytes of a typed scalar."""
     demand_width(value)
     return bytes(value) if isinstance(value, ctypes._SimpleCData) else bytes(value.tobytes())  # type: ignore[attr-defined]
+
+
+def behind_alignment(tensor: Tensor) -> int:
+    """Bytes from the last multiple of 256 to where a tensor begins on a GPU, whose allocations start at one."""
+    return int(tensor.storage_offset()) * tensor.element_size() % 256

@@ -3,9 +3,10 @@
 //
 //   program LAUNCH RESULT
 //
-// LAUNCH: "HKL1" name[64] grid[3] block[3] (u32) dynamic (u64) schedules (u32) index[6] (u32)
-//         arguments (u32), then for each: kind (u32: 0 scalar, 1 input, 2 output) bytes (u64) data.
-// RESULT: the buffers of kind 1 and 2 after the first schedule, one after another.
+// LAUNCH: "HKL2" name[64] grid[3] block[3] (u32) dynamic (u64) schedules (u32) index[6] (u32)
+//         arguments (u32), then for each: kind (u32: 0 scalar, 1 buffer) shift (u32) bytes (u64) data.
+//         A buffer begins `shift` bytes (below 256) behind a multiple of 256, as it does on a GPU.
+// RESULT: the buffers after the first schedule, one after another.
 // Exit status: 0 done, 3 the runner found a fault (one line on stderr), 4 results depend on the schedule.
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,13 +18,15 @@
 #include "runner.hpp"
 
 extern const hecate_host::NamedEntry hecate_entries[];
+extern "C" void __asan_poison_memory_region(void const volatile*, size_t) __attribute__((weak));
 
 namespace {
 
 struct Argument {
-    unsigned kind = 0;
+    unsigned kind = 0, shift = 0;
     std::vector<unsigned char> initial;
-    unsigned char* memory = nullptr;
+    unsigned char* whole = nullptr;
+    unsigned char* memory = nullptr;  // `shift` bytes behind `whole`
 };
 
 void need(bool good, const char* what) {
@@ -41,11 +44,13 @@ T read(FILE* file) {
 
 // One allocation per buffer and schedule: AddressSanitizer puts its red zones around each.
 void fresh(Argument& argument) {
-    const size_t bytes = argument.initial.size();
-    free(argument.memory);
+    const size_t bytes = argument.initial.size(), whole = argument.shift + bytes;
+    free(argument.whole);
     void* memory = nullptr;
-    need(posix_memalign(&memory, 256, bytes ? bytes : 1) == 0, "no memory");
-    argument.memory = static_cast<unsigned char*>(memory);
+    need(posix_memalign(&memory, 256, whole ? whole : 1) == 0, "no memory");
+    argument.whole = static_cast<unsigned char*>(memory);
+    argument.memory = argument.whole + argument.shift;
+    if (__asan_poison_memory_region) __asan_poison_memory_region(argument.whole, argument.shift);
     if (bytes) memcpy(argument.memory, argument.initial.data(), bytes);
 }
 
@@ -56,7 +61,7 @@ int main(int count, char** words) {
     FILE* file = fopen(words[1], "rb");
     need(file, "cannot be opened");
     char magic[4];
-    need(fread(magic, 4, 1, file) == 1 && memcmp(magic, "HKL1", 4) == 0, "is not one");
+    need(fread(magic, 4, 1, file) == 1 && memcmp(magic, "HKL2", 4) == 0, "is not one");
     char name[64];
     need(fread(name, sizeof name, 1, file) == 1, "ends too early");
     hecate_host::Launch launch{};
@@ -69,6 +74,7 @@ int main(int count, char** words) {
     std::vector<Argument> arguments(read<unsigned>(file));
     for (Argument& argument : arguments) {
         argument.kind = read<unsigned>(file);
+        argument.shift = read<unsigned>(file);
         argument.initial.resize(read<unsigned long long>(file));
         const size_t bytes = argument.initial.size();
         need(!bytes || fread(argument.initial.data(), bytes, 1, file) == 1, "ends too early");
@@ -108,6 +114,6 @@ int main(int count, char** words) {
     need(result, "the result cannot be written");
     for (const auto& bytes : first) need(bytes.empty() || fwrite(bytes.data(), bytes.size(), 1, result) == 1, "full disk");
     need(fclose(result) == 0, "full disk");
-    for (Argument& argument : arguments) free(argument.memory);
+    for (Argument& argument : arguments) free(argument.whole);
     return 0;
 }

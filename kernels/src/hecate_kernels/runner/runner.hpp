@@ -39,19 +39,25 @@ void multiply(bool half, float* sums);
 // Shared arrays: one allocation per block and key, poisoned with 0xFF. `name` is for messages.
 void* shared_array(const void* key, size_t bytes, const char* name, Site site);
 
-// Pieces of the dynamic shared memory of the launch, taken in program order.
-void* carve(const void* key, size_t bytes, const char* name, Site site);
+// The piece of dynamic shared memory that begins at byte `*arena`, which goes on behind it. As on a GPU, equal places
+// are the same memory, whatever their names; places that overlap otherwise are refused, for each has red zones.
+void* carve(unsigned* arena, size_t bytes, const char* name, Site site);
 
 // cp.async: remembered per thread and performed by the waiting thread itself.
 struct Copy {
     void* to;
     const void* from;
-    unsigned bytes;  // taken from `from`; the rest of the 16 is zeroed
+    int bytes;  // taken from `from`; the rest of the 16 is zeroed
     Site site;
+    unsigned char seen[16];  // what `from` held when the copy was issued
 };
-void copy_later(Copy copy);
+void demand_copy(const Copy& copy);
+void copy_later(const Copy& copy);
 void copy_commit();
 bool copy_next(unsigned groups_in_flight, Copy* due);  // false when nothing more is due
+
+// Whether so many bytes lie inside one shared array of this block.
+bool in_shared(const void* start, size_t bytes);
 
 [[noreturn]] void fail(Site site, const char* format, ...);
 

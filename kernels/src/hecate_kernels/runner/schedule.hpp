@@ -90,7 +90,7 @@ void report_stuck() {
 
 void prepare_block(Index3 block) {
     world.waiting = world.done = world.passed = 0;
-    world.carved = 0;
+    world.static_bytes = 0;
     const Index3 dim = world.launch.block;
     for (unsigned rank = 0; rank < world.fibers.size(); ++rank) {
         Fiber& fiber = world.fibers[rank];

@@ -11,6 +11,8 @@ namespace {
 
 constexpr size_t guard_bytes = 64;
 constexpr unsigned char guard_fill = 0xA5;
+constexpr size_t most_static = 48 * 1024;   // of any card
+constexpr size_t most_shared = 227 * 1024;  // static and dynamic together, of sm_90a and sm_100
 
 void close_shared() {
     Unwatched unwatched;
@@ -28,9 +30,7 @@ void close_shared() {
     world.shared.clear();
 }
 
-void* allocate(const void* key, size_t bytes, const char* name, Site site, bool dynamic) {
-    for (const Shared& shared : world.shared)
-        if (shared.key == key) return shared.bytes;
+unsigned char* allocate(const void* key, size_t begin, size_t bytes, const char* name, Site site) {
     Unwatched unwatched;
     const bool guarded = !__tsan_create_fiber && !__asan_poison_memory_region;
     const size_t whole = bytes + (guarded ? guard_bytes : 0);
@@ -42,31 +42,62 @@ void* allocate(const void* key, size_t bytes, const char* name, Site site, bool 
     volatile unsigned char* fill = start;
     for (size_t i = 0; i < bytes; ++i) fill[i] = 0xFF;
     for (size_t i = bytes; i < whole; ++i) fill[i] = guard_fill;
-    world.shared.push_back({key, start, bytes, name, site, dynamic});
+    world.shared.push_back({key, start, bytes, name, site, begin});
     return start;
 }
 
 }  // namespace
 
 void* shared_array(const void* key, size_t bytes, const char* name, Site site) {
-    return allocate(key, bytes, name, site, false);
-}
-
-void* carve(const void* key, size_t bytes, const char* name, Site site) {
     for (const Shared& shared : world.shared)
         if (shared.key == key) return shared.bytes;
-    world.carved += (bytes + 127) / 128 * 128;
-    if (world.carved > world.launch.dynamic_bytes)
-        fail(site, "\"%s\" ends at byte %zu of dynamic shared memory; the launch gives %zu", name, world.carved,
-             world.launch.dynamic_bytes);
-    return allocate(key, bytes, name, site, true);
+    world.static_bytes += (bytes + 15) / 16 * 16;
+    if (world.static_bytes > most_static)
+        fail(site, "\"%s\" ends at byte %zu of static shared memory, of which CUDA gives %zu; carve it from an arena", name,
+             world.static_bytes, most_static);
+    if (world.static_bytes + world.launch.dynamic_bytes > most_shared)
+        fail(site, "%zu bytes of static and %zu of dynamic shared memory; a block has at most %zu", world.static_bytes,
+             world.launch.dynamic_bytes, most_shared);
+    return allocate(key, 0, bytes, name, site);
 }
 
-void copy_later(Copy copy) {
-    if (reinterpret_cast<size_t>(copy.to) % 16 || reinterpret_cast<size_t>(copy.from) % 16)
-        fail(copy.site, "cp.async of 16 bytes needs both addresses aligned to 16 (thread %u)", current->rank);
-    self().copies.push_back(copy);
+void* carve(unsigned* arena, size_t bytes, const char* name, Site site) {
+    const size_t begin = *arena, end = begin + (bytes + 127) / 128 * 128;
+    for (const Shared& other : world.shared) {
+        if (other.key) continue;
+        if (other.begin == begin && other.size == bytes) {
+            *arena = static_cast<unsigned>(end);
+            return other.bytes;
+        }
+        if (begin < other.begin + (other.size + 127) / 128 * 128 && other.begin < end)
+            fail(site, "\"%s\" (bytes %zu to %zu) overlaps \"%s\" (bytes %zu to %zu, line %d); carve both from one arena",
+                 name, begin, begin + bytes, other.name, other.begin, other.begin + other.size, other.site.line);
+    }
+    if (begin % 128) fail(site, "\"%s\" begins at byte %zu; an arena goes on in steps of 128", name, begin);
+    if (end > world.launch.dynamic_bytes)
+        fail(site, "\"%s\" ends at byte %zu of dynamic shared memory; the launch gives %zu", name, end,
+             world.launch.dynamic_bytes);
+    *arena = static_cast<unsigned>(end);
+    return allocate(nullptr, begin, bytes, name, site);
 }
+
+bool in_shared(const void* start, size_t bytes) {
+    const unsigned char* first = static_cast<const unsigned char*>(start);
+    for (const Shared& shared : world.shared)
+        if (first >= shared.bytes && first + bytes <= shared.bytes + shared.size) return true;
+    return false;
+}
+
+void demand_copy(const Copy& copy) {
+    const unsigned rank = current->rank;
+    if (reinterpret_cast<size_t>(copy.to) % 16 || reinterpret_cast<size_t>(copy.from) % 16)
+        fail(copy.site, "cp.async of 16 bytes needs both addresses aligned to 16 (thread %u)", rank);
+    if (copy.bytes < 0 || copy.bytes > 16)
+        fail(copy.site, "cp.async of 16 bytes takes 0 to 16 of them, not %d (thread %u)", copy.bytes, rank);
+    if (!in_shared(copy.to, 16)) fail(copy.site, "cp.async writes 16 bytes that are in no shared array (thread %u)", rank);
+}
+
+void copy_later(const Copy& copy) { self().copies.push_back(copy); }
 
 void copy_commit() {
     Fiber& fiber = self();

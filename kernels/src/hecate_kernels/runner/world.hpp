@@ -47,7 +47,7 @@ struct Shared {
     size_t size;
     const char* name;
     Site site;
-    bool dynamic;
+    size_t begin;  // in dynamic shared memory; `key` is null there
 };
 
 struct Warp {
@@ -62,7 +62,7 @@ struct World {
     std::vector<Shared> shared;
     std::vector<void*> retired;  // TSan identities outlive their block, or races between blocks hide
     std::vector<unsigned> order, warp_order;
-    size_t carved = 0;
+    size_t static_bytes = 0;
     unsigned waiting = 0, done = 0;
     Site barrier_site{};
     unsigned barrier_first = 0;

@@ -28,11 +28,9 @@
     static char hecate_key_##name;          \
     type* const name = static_cast<type*>(  \
         ::hecate_host::shared_array(&hecate_key_##name, (count) * sizeof(type), #name, HECATE_SITE))
-#define HECATE_ARENA(arena) (void)0
+#define HECATE_ARENA(arena) unsigned arena = 0
 #define HECATE_CARVE(arena, type, name, count) \
-    static char hecate_key_##name;             \
-    type* const name =                         \
-        static_cast<type*>(::hecate_host::carve(&hecate_key_##name, (count) * sizeof(type), #name, HECATE_SITE))
+    type* const name = static_cast<type*>(::hecate_host::carve(&arena, (count) * sizeof(type), #name, HECATE_SITE))
 
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
@@ -113,8 +111,11 @@ inline void mma(Site site, bool half, float (&d)[4], const unsigned (&a)[4], con
 // Lane i receives of tile j the two numbers at row i/4, columns 2(i%4); transposed: rows and columns swapped.
 template <bool Transposed, int Tiles>
 inline void ldmatrix(Site site, unsigned (&r)[Tiles], const void* row) {
-    if (reinterpret_cast<uintptr_t>(row) % 16 && lane() < 8 * Tiles)
-        fail(site, "ldmatrix needs rows aligned to 16 bytes (lane %u)", lane());
+    if (lane() < 8 * Tiles) {
+        if (reinterpret_cast<uintptr_t>(row) % 16)
+            fail(site, "ldmatrix needs rows aligned to 16 bytes (thread %u)", current->rank);
+        if (!in_shared(row, 16)) fail(site, "ldmatrix reads 16 bytes that are in no shared array (thread %u)", current->rank);
+    }
     meet(site, Meeting::ldmatrix, ~0u, &row, sizeof row);
     for (unsigned tile = 0; tile < Tiles; ++tile) {
         const unsigned short* source;
@@ -130,18 +131,30 @@ inline void ldmatrix(Site site, unsigned (&r)[Tiles], const void* row) {
     }
 }
 
-// The copy happens here, in instrumented code: a missing wait leaves poison, a late one is a race.
+// From here to its wait a copy may read its source and write its target at any time. So both are accessed here, in
+// instrumented code, and the target is poisoned: who still reads it gets NaN, and is a race.
+inline void copy(Site site, void* to, const void* from, int bytes = 16) {
+    Copy issued{to, from, bytes, site, {}};
+    demand_copy(issued);
+    unsigned char* target = static_cast<unsigned char*>(to);
+    for (int i = 0; i < bytes; ++i) issued.seen[i] = static_cast<const unsigned char*>(from)[i];
+    for (int i = 0; i < 16; ++i) target[i] = 0xFF;
+    copy_later(issued);
+}
+
+// And here it arrives: a missing wait leaves poison, a late one is a race.
 inline void copy_wait(unsigned groups_in_flight) {
     Copy due;
     while (copy_next(groups_in_flight, &due)) {
         const unsigned char* from = static_cast<const unsigned char*>(due.from);
         unsigned char* to = static_cast<unsigned char*>(due.to);
-        for (unsigned i = 0; i < 16; ++i) to[i] = i < due.bytes ? from[i] : 0;
+        for (int i = 0; i < 16; ++i) {
+            if (to[i] != 0xFF) fail(due.site, "the target of cp.async is written before its wait (thread %u)", current->rank);
+            if (i < due.bytes && from[i] != due.seen[i])
+                fail(due.site, "the source of cp.async is written before its wait (thread %u)", current->rank);
+        }
+        for (int i = 0; i < 16; ++i) to[i] = i < due.bytes ? from[i] : 0;
     }
-}
-
-inline void copy(Site site, void* to, const void* from, int bytes = 16) {
-    copy_later({to, from, static_cast<unsigned>(bytes), site});
 }
 
 // Relaxed: atomics do not race with each other, but order nothing else.
