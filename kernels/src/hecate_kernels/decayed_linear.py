@@ -1,10 +1,11 @@
 """The kernel pair of the op `decayed_linear`: a chunk of reads through weights that grow token by token.
 
 It carries every memory under the strategy `frozen`, matrix or MLP. A block owns some rows of the stored
-matrices; gradients that sum over rows come out per row group and are added up here.
+matrices; gradients that sum over rows come out per row group and are added up here. Of wide keys, such as the
+hidden channels of an MLP, a block holds a tile at a time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from torch import Tensor
 from hecate_core.api import Decays, InputError, Reads
 from hecate_kernels.decayed_trials import trials
 from hecate_kernels.launch import LaunchedPair
-from hecate_kernels.layout import THREADS, Layout, carved, fitting, padded
+from hecate_kernels.layout import THREADS, carved, fitting, padded
 from hecate_kernels.operands import ELEMENTS, accepted
 from hecate_kernels.pair import Budget, Kernel, KernelPair, Out, Trial, constants
 
@@ -25,7 +26,7 @@ KERNELS = KernelPair(
     source=Path(__file__).with_name("decayed_linear.cu"),
     forward="decayed_forward",
     backward="decayed_backward",
-    head_sizes=(1, 256),
+    head_sizes=(1, 1024),  # four times a head of 256
     chunk=64,
     budgets={
         "decayed_forward": Budget(registers=255, shared_bytes=0),
@@ -36,6 +37,23 @@ KERNELS = KernelPair(
 STEP = "decayed_step"  # the forward of a chunk of one token
 
 
+class Tiled(NamedTuple):
+    """Tokens handled together, rows of the memory that a block owns, channels of the keys that it holds at once."""
+
+    chunk: int
+    rows: int
+    tile: int
+
+
+def _layouts(chunk: int, width: int) -> Iterator[Tiled]:
+    """Best first: all channels at once, then as few tiles as possible, of at least 32 channels, then of 16."""
+    rows = (64, 32, 16)
+    tiles = {padded(-(-width // count)): None for count in range(2, padded(width) // 16)}
+    yield from (Tiled(chunk, one, padded(width)) for one in rows)
+    yield from (Tiled(chunk, one, tile) for one in rows for tile in tiles if tile >= 32)
+    yield Tiled(chunk, 16, 16)
+
+
 class _Shape(NamedTuple):
     """Sizes of a call; what a kernel is specialised by."""
 
@@ -43,16 +61,16 @@ class _Shape(NamedTuple):
     value_width: int
     parts: int
     element: torch.dtype
-    layout: Layout
+    layout: Tiled
 
     @classmethod
     @lru_cache(maxsize=1024)
     def fitting(cls, widths: tuple[int, int], count: int, parts: int, element: torch.dtype, limit: int) -> "_Shape":
-        """As many rows at once as fit into `limit` bytes of shared memory."""
+        """As many channels and rows at once as fit into `limit` bytes of shared memory."""
         place = f'op "decayed_linear": a chunk of {count} tokens of width {widths[0]}'
-        sizes = [Layout(padded(count), rows) for rows in (64, 32, 16)]
         needs = partial(shared_bytes, widths[0], parts, element, backward=True)
-        return cls(*widths, parts, element, fitting(place, sizes, widths[1], needs, limit))
+        sizes = _layouts(padded(count), widths[0])
+        return cls(*widths, parts, element, fitting(place, sizes, widths[1], needs, limit, "a shorter chunk"))
 
     @property
     def groups(self) -> int:
@@ -71,6 +89,7 @@ def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
         HEAD_V=shape.value_width,
         CHUNK=shape.layout.chunk,
         ROWS=shape.layout.rows,
+        TILE=shape.layout.tile,
         PARTS=shape.parts,
         THREADS=THREADS,
         ELEMENT=ELEMENTS[shape.element],
@@ -81,18 +100,19 @@ def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
 
 
 @lru_cache(maxsize=1024)
-def shared_bytes(key_width: int, parts: int, element: torch.dtype, layout: Layout, backward: bool) -> int:
+def shared_bytes(key_width: int, parts: int, element: torch.dtype, layout: Tiled, backward: bool) -> int:
     """Bytes of dynamic shared memory of one block; repeats the carvings of decayed_linear.cu."""
-    pad = 1 if element.itemsize == 4 else 8
-    c, rows = layout
-    ld_k, ld_r, ld_e = padded(key_width) + pad, rows + pad, c + pad
-    elements = [c * ld_k] * 2 + [c * ld_r, parts * c * ld_r, parts * rows * ld_k, c * ld_e]
-    floats = [c * (c + 1)] + [c * parts] * 2
+    narrow = element.itemsize < 4
+    pad = 8 if narrow else 1
+    c, rows, tile = layout
+    ld_w, ld_r, ld_e = tile + pad, rows + pad, c + pad
+    elements = [c * ld_w] * 2 + [c * ld_r, parts * c * ld_r, parts * rows * ld_w, c * ld_e]
+    floats = [c * parts] * 2
     if backward:
-        elements += [c * ld_r, parts * c * ld_r, parts * rows * ld_k, c * ld_e]
+        elements += [c * ld_r, parts * c * ld_r, parts * rows * ld_w, c * ld_e if narrow else 1]
         floats += [parts * c * (rows + 1), c * (c + 1), THREADS // 32]
     else:
-        floats += [c * (rows + 1)]
+        floats += [c * (rows + 1), c * (c + 1) if tile < padded(key_width) else 1]
     return carved(elements, floats, element)
 
 
@@ -136,8 +156,9 @@ class DecayedKernels(LaunchedPair):
 
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
         """Square and MLP-shaped matrices, with and without momentum."""
+        square, network = ((16, 16), (64, 64), (128, 128)), ((64, 256), (100, 400), (128, 512), (256, 1024))
         for element in ELEMENTS:
-            for widths in ((16, 16), (64, 64), (64, 256), (256, 64), (128, 128)):
+            for widths in (*square, *network, *(one[::-1] for one in network)):
                 for parts in (1, 2):
                     try:
                         shape = _Shape.fitting(widths, 64, parts, element, shared_limit)

@@ -18,7 +18,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     carry += g * PARTS * PARTS;
 
     float seen = 0.0f, score = 0.0f;
-#pragma unroll
+#pragma unroll 8
     for (int j = 0; j < per_lane; ++j) {
         const int at = lane + 32 * j;
         if (at >= HEAD_K) continue;

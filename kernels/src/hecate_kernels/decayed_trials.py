@@ -4,6 +4,7 @@ The op sees one chunk; a longer text is walked chunk by chunk, the stored matric
 gradient.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 
 from hecate_core.api import DecayedLinearPair, Decays, Reads
-from hecate_kernels.pair import Launcher, Trial
-from hecate_kernels.trials import DTYPES, Draw, Given, called, gradients, product, trial
+from hecate_kernels.pair import SHARED_LIMITS, Launcher, Trial
+from hecate_kernels.trials import DTYPES, Draw, Given, SmallerCard, called, gradients, product, trial
 
 CHUNK = 64
+SMALL = SHARED_LIMITS["sm_86"]
+TINY = 26 << 10  # no card's: what is small is cut into tiles there as what is large elsewhere
 NAMES = (*Reads._fields, *Decays._fields)
 
 
@@ -27,11 +30,13 @@ class _Case(NamedTuple):
     parts: int
     values: int
     seed: int
+    card: int = SHARED_LIMITS["sm_90a"]  # bytes of shared memory of one block
 
     @property
     def name(self) -> str:
         made, laid = ("momentum" if self.parts == 2 else "no momentum"), ", views" * self.view
-        return f"{made}, T {self.length}, {self.values} x {self.width}, {called(self.dtype)}{laid}"
+        card = {SMALL: ", small card", TINY: ", tiny card"}.get(self.card, "")
+        return f"{made}, T {self.length}, {self.values} x {self.width}, {called(self.dtype)}{laid}{card}"
 
     @property
     def chunks(self) -> list[int]:
@@ -45,7 +50,7 @@ def trials(pair: Callable[[Launcher], DecayedLinearPair], thorough: bool) -> Ite
         given, back = _inputs(case)
         yield trial(
             case,
-            partial(_run, pair, given, back),
+            partial(_run, pair, given, back, case.card),
             (_sums, given, back),
             quick=case.length <= 64 and case.width * case.values <= 64 * 64,
         )
@@ -58,6 +63,7 @@ def _cases(thorough: bool) -> Iterator[_Case]:
         tall = [(64, 256, bfloat16, True, parts, 64) for parts in (1, 2)] + [(16, 256, float32, False, 2, 64)]
         wide = [(64, 64, dtype, True, parts, 256) for dtype in DTYPES for parts in (1, 2)]
         yield from (_Case(*one, seed) for seed, one in enumerate(every + tall + wide))
+        yield from _networks()
         return
     rows = [
         (1, 16, float32, False, 2, 16),
@@ -67,8 +73,25 @@ def _cases(thorough: bool) -> Iterator[_Case]:
         (64, 64, bfloat16, False, 1, 16),
         (100, 100, float32, True, 1, 128),
         (257, 128, bfloat16, True, 2, 16),
+        (7, 512, float32, False, 2, 16, SMALL),
+        (5, 128, float32, False, 1, 512),
+        (5, 400, bfloat16, True, 2, 100, SMALL),
+        (5, 100, bfloat16, True, 1, 400),
+        (9, 80, float32, True, 2, 16, TINY),
+        (9, 80, bfloat16, False, 2, 16, TINY),
     ]
-    yield from (_Case(*row, seed) for seed, row in enumerate(rows))
+    yield from (_Case(*row[:6], seed, *row[6:]) for seed, row in enumerate(rows))
+
+
+def _networks() -> Iterator[_Case]:
+    """Both factors of an MLP with four times as many hidden channels as its head has, on large and small cards."""
+    cards = (SHARED_LIMITS["sm_90a"], SMALL)
+    for seed, (head, dtype, parts, card) in enumerate(itertools.product((64, 100, 128), DTYPES, (1, 2), cards)):
+        for values, width in ((4 * head, head), (head, 4 * head)):
+            yield _Case(1 if seed % 7 == 6 else 64, width, dtype, bool(seed % 2), parts, values, seed, card)
+    for dtype in DTYPES:
+        yield _Case(7, 1024, dtype, False, 2, 256, 0)
+        yield _Case(7, 256, dtype, True, 2, 1024, 1, SMALL)
 
 
 def _inputs(case: _Case) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
@@ -100,8 +123,10 @@ def _chunks(given: Given) -> Iterator[tuple[Reads, Decays]]:
         yield Reads(*(given[name][:, :, some] for name in Reads._fields)), decays
 
 
-def _run(pair_on: Callable[[Launcher], DecayedLinearPair], given: Given, back: Given, where: Launcher) -> Given:
-    pair, stored, walked = pair_on(where), given["stored"], []
+def _run(
+    pair_on: Callable[[Launcher], DecayedLinearPair], given: Given, back: Given, card: int, where: Launcher
+) -> Given:
+    pair, stored, walked = pair_on(SmallerCard(where, card)), given["stored"], []
     for reads, decays in _chunks(given):
         y, stored, saved = pair.forward(reads, stored, decays)
         walked.append((y, saved))

@@ -1,7 +1,7 @@
 """How a chunked kernel is cut to a card: tokens at a time and rows per block, by shared memory."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 
@@ -17,6 +17,18 @@ class Layout(NamedTuple):
     rows: int
 
 
+class HasRows(Protocol):
+    """A way to cut work to a block."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the memory that a block owns."""
+        ...
+
+
+LayoutT = TypeVar("LayoutT", bound=HasRows)
+
+
 def padded(width: int) -> int:
     """A head size as the kernels see it: filled up with zeros to a multiple of 16."""
     return -(-width // 16) * 16
@@ -29,11 +41,16 @@ def carved(elements: Iterable[int], floats: Iterable[int], element: torch.dtype)
 
 
 def fitting(
-    place: str, sizes: Iterable[Layout], value_width: int, needs: Callable[[Layout], int], limit: int
-) -> Layout:
+    place: str,
+    sizes: Iterable[LayoutT],
+    value_width: int,
+    needs: Callable[[LayoutT], int],
+    limit: int,
+    instead: str = "a smaller head",
+) -> LayoutT:
     """The first of `sizes` whose shared memory fits into `limit` bytes and that wastes no rows.
 
-    Raises InputError, which starts with `place`, where none fits.
+    Raises InputError, which starts with `place` and says to use what is given as `instead`, where none fits.
     """
     least = 0
     for layout in sizes:
@@ -44,5 +61,5 @@ def fitting(
             return layout
     raise InputError(
         f"{place} needs {least} bytes of shared memory, this card gives {limit}; "
-        'use a smaller head or backend = "reference"'
+        f'use {instead} or backend = "reference"'
     )

@@ -1,14 +1,14 @@
 """What the cases of all pairs share: the sizes they have to meet, how inputs lie, and the truth by autograd."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from hecate_kernels.pair import Launcher, Outputs, Trial
+from hecate_kernels.pair import Argument, Kernel, Launcher, Outputs, Trial
 
 LENGTHS = (1, 7, 63, 64, 100, 257)
 WIDTHS = (16, 64, 100, 128)
@@ -45,6 +45,29 @@ class Case(Protocol):
     def view(self) -> bool:
         """Whether operands are views that do not lie together."""
         ...
+
+
+class SmallerCard:
+    """A launcher whose card gives a block at most `limit` bytes of shared memory, so that pairs cut their work finer."""
+
+    def __init__(self, where: Launcher, limit: int) -> None:
+        self._where, self._limit = where, limit
+        self.name, self.most_blocks = where.name, where.most_blocks
+
+    def shared_limit(self, like: Tensor) -> int:
+        """What the card gives, but no more than the limit."""
+        return min(self._limit, self._where.shared_limit(like))
+
+    def launch(
+        self,
+        kernel: Kernel,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: Sequence[Argument],
+        shared_bytes: int = 0,
+    ) -> None:
+        """As the card does it."""
+        self._where.launch(kernel, grid, block, arguments, shared_bytes)
 
 
 def product() -> Iterator[tuple[int, int, torch.dtype, bool]]:

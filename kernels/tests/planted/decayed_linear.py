@@ -6,18 +6,24 @@ from faults import AFTER, BEFORE, BLOCKS, DIVERGENT, OTHER, PAST, SIGN, STALE, F
 CHUNK = {"case": "momentum, T 31"}
 STEP = {"file": "decayed_step.cuh", "case": "momentum, T 1,"}
 
+TILES = {"case": "momentum, T 9"}
+
 PLANTED = (
-    Fault(AFTER, "    __syncthreads();\n    for (int j = 0; j < PARTS; ++j) scale_rows(shared_out",
-          "    for (int j = 0; j < PARTS; ++j) scale_rows(shared_out", **CHUNK),
-    Fault(BEFORE, "                 });\n    __syncthreads();\n    for (int j = 0; j < PARTS; ++j)\n"
-          "        compute<E, C, R>([&](auto& sum) { sum.template add<K, rows, turned>(queries",
-          "                 });\n    for (int j = 0; j < PARTS; ++j)\n"
-          "        compute<E, C, R>([&](auto& sum) { sum.template add<K, rows, turned>(queries", **CHUNK),
+    Fault(AFTER, "        __syncthreads();\n        if (!tile)\n            for (int j = 0; j < PARTS; ++j) scale_rows",
+          "        if (!tile)\n            for (int j = 0; j < PARTS; ++j) scale_rows", **CHUNK),
+    Fault(BEFORE, "    __syncthreads();\n    for (int tile = 0; tile < tiles; ++tile) {\n        const int column",
+          "    for (int tile = 0; tile < tiles; ++tile) {\n        const int column", **CHUNK),
+    Fault(OTHER, "if (tile) __syncthreads();", "", name="a tile overwritten while it is read", **TILES),
+    Fault(OTHER, "if (tile) __syncthreads();", "", nth=2, name="backward, a tile overwritten while it is read", **TILES),
+    Fault(STALE, "if (tiles > 1) {", "if (tiles > 1 && tile) {", name="backward, the last tile for the first", **TILES),
+    Fault(STALE, "if (tile) score += scores", "if (tile > 1) score += scores", name="scores of the first tile forgotten", **TILES),
+    Fault(PAST, "const bool there = row0 + r < HEAD_V && column + x < HEAD_K;", "const bool there = row0 + r < HEAD_V;",
+          name="beyond the last channel", **TILES),
     Fault(DIVERGENT, "        sum = block_sum(sum, warps);", "        if (threadIdx.x < 128) sum = block_sum(sum, warps);", **CHUNK),
     Fault(PAST, "        to[at] = from_float<E>(to_float(from[at]) * shares", "        to[at + ld_r] = from_float<E>(to_float(from[at]) * shares", **CHUNK),
     Fault(SIGN, "value += carry[i * PARTS + j] * d_end", "value -= carry[i * PARTS + j] * d_end", **CHUNK),
     Fault(STALE, "for (int i = 0; i < PARTS; ++i) wrote +=", "for (int i = 0; i < 1; ++i) wrote +=", **CHUNK),
-    Fault(BLOCKS, "dq[(part + t) * HEAD_K + c]", "dq[t * HEAD_K + c]", **CHUNK),
+    Fault(BLOCKS, "dq[(part + t) * HEAD_K + column + c]", "dq[t * HEAD_K + column + c]", **CHUNK),
     Fault(OTHER, "if (t < count) d_ends", "d_ends", name="write past an output", **CHUNK),
     Fault(STALE, "for (int l = 0; l < PARTS; ++l) wrote +=", "for (int l = 0; l < 1; ++l) wrote +=", name="step, old momentum forgotten", **STEP),
     Fault(OTHER, "if (lane == 0)", "if (lane >= 0)", name="step, every lane writes", **STEP),
