@@ -5,6 +5,7 @@ matrices; gradients that sum over rows come out per row group and are added up h
 hidden channels of an MLP, a block holds a tile at a time.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hecate_core.api import Decays, InputError, Reads
+from hecate_core.api import Decays, Reads
 from hecate_kernels.decayed_trials import trials
 from hecate_kernels.launch import LaunchedPair
 from hecate_kernels.layout import THREADS, carved, fitting, padded
@@ -26,7 +27,7 @@ KERNELS = KernelPair(
     source=Path(__file__).with_name("decayed_linear.cu"),
     forward="decayed_forward",
     backward="decayed_backward",
-    head_sizes=(1, 1024),  # four times a head of 256
+    head_sizes=(1, 1 << 16),  # wide keys are walked in tiles
     chunk=64,
     budgets={
         "decayed_forward": Budget(registers=255, shared_bytes=0),
@@ -67,7 +68,7 @@ class _Shape(NamedTuple):
     @lru_cache(maxsize=1024)
     def fitting(cls, widths: tuple[int, int], count: int, parts: int, element: torch.dtype, limit: int) -> "_Shape":
         """As many channels and rows at once as fit into `limit` bytes of shared memory."""
-        place = f'op "decayed_linear": a chunk of {count} tokens of width {widths[0]}'
+        place = f'op "decayed_linear": a chunk of {count} updates of width {widths[0]}'
         needs = partial(shared_bytes, widths[0], parts, element, backward=True)
         sizes = _layouts(padded(count), widths[0])
         return cls(*widths, parts, element, fitting(place, sizes, widths[1], needs, limit, "a shorter chunk"))
@@ -155,17 +156,14 @@ class DecayedKernels(LaunchedPair):
         return Reads(dq[:, :, read].to(q.dtype), du, dx.to(x.dtype)), d_stored, made
 
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
-        """Square and MLP-shaped matrices, with and without momentum."""
-        square, network = ((16, 16), (64, 64), (128, 128)), ((64, 256), (100, 400), (128, 512), (256, 1024))
-        for element in ELEMENTS:
-            for widths in (*square, *network, *(one[::-1] for one in network)):
-                for parts in (1, 2):
-                    try:
-                        shape = _Shape.fitting(widths, 64, parts, element, shared_limit)
-                    except InputError:
-                        continue  # said at the call, with what would fit
-                    for symbol in (*KERNELS.symbols, STEP):
-                        yield shape.kernel(symbol, self.kernels.source)
+        """Square and MLP-shaped matrices, with and without momentum; the largest networks with it."""
+        small = ((16, 16), (64, 64), (128, 128), (64, 256), (256, 64))
+        large = ((100, 400), (128, 512), (256, 1024))
+        sizes = [*itertools.product(small, (1, 2)), *((widths[::way], 2) for widths in large for way in (1, -1))]
+        for element, (widths, parts) in itertools.product(ELEMENTS, sizes):
+            shape = _Shape.fitting(widths, KERNELS.chunk, parts, element, shared_limit)
+            for symbol in (*KERNELS.symbols, STEP):
+                yield shape.kernel(symbol, self.kernels.source)
 
     def trials(self, thorough: bool) -> Iterable[Trial]:
         """See `hecate_kernels.decayed_trials`."""

@@ -60,6 +60,5 @@ def fitting(
         if least <= limit:
             return layout
     raise InputError(
-        f"{place} needs {least} bytes of shared memory, this card gives {limit}; "
-        f'use {instead} or backend = "reference"'
+        f'{place} needs {least} bytes of shared memory, this card gives {limit}; use {instead} or backend = "reference"'
     )

@@ -48,7 +48,7 @@ class Case(Protocol):
 
 
 class SmallerCard:
-    """A launcher whose card gives a block at most `limit` bytes of shared memory, so that pairs cut their work finer."""
+    """A launcher whose card gives a block at most `limit` bytes of shared memory: pairs cut their work finer."""
 
     def __init__(self, where: Launcher, limit: int) -> None:
         self._where, self._limit = where, limit
