@@ -30,10 +30,10 @@ KERNELS = KernelPair(
     head_sizes=(1, 256),
     chunk=32,
     budgets={
-        "affine_forward": Budget(registers=255, shared_bytes=0),
+        "affine_forward": Budget(registers=255, shared_bytes=136 * 1024),
         "affine_backward": Budget(
             registers=255,
-            shared_bytes=0,
+            shared_bytes=225 * 1024,
             spill_bytes=80,
             spill_reason="sm_90a, bf16, heads of 97 to 112: 48 rows of 112 columns do not divide among 8 warps",
         ),
@@ -105,7 +105,8 @@ def _kernel(shape: _Shape, symbol: str, source: Path, save: bool) -> Kernel:
         FORWARD=int(symbol == KERNELS.forward),
         STEP=int(symbol == STEP),
     )
-    return Kernel(source, symbol, given)
+    shared = 0 if symbol == STEP else shape.shared_bytes(backward=symbol == KERNELS.backward)
+    return Kernel(source, symbol, given, shared)
 
 
 class AffineKernels(LaunchedPair):

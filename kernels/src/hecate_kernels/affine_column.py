@@ -29,8 +29,8 @@ KERNELS = KernelPair(
     head_sizes=(1, 256),
     chunk=16,
     budgets={
-        "column_forward": Budget(registers=255, shared_bytes=0),
-        "column_backward": Budget(registers=255, shared_bytes=0),
+        "column_forward": Budget(registers=255, shared_bytes=137 * 1024),
+        "column_backward": Budget(registers=255, shared_bytes=205 * 1024),
         "column_step": Budget(registers=64, shared_bytes=0),
     },
 )
@@ -77,7 +77,9 @@ def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
         FORWARD=int(symbol == KERNELS.forward),
         STEP=int(symbol == STEP),
     )
-    return Kernel(source, symbol, given)
+    backward = symbol == KERNELS.backward
+    shared = 0 if symbol == STEP else shared_bytes(shape.key_width, shape.layout, shape.element, backward)
+    return Kernel(source, symbol, given, shared)
 
 
 class ColumnKernels(LaunchedPair):

@@ -30,8 +30,8 @@ KERNELS = KernelPair(
     head_sizes=(1, 1 << 16),  # wide keys are walked in tiles
     chunk=64,
     budgets={
-        "decayed_forward": Budget(registers=255, shared_bytes=0),
-        "decayed_backward": Budget(registers=255, shared_bytes=0),
+        "decayed_forward": Budget(registers=255, shared_bytes=227 * 1024),
+        "decayed_backward": Budget(registers=255, shared_bytes=227 * 1024),
         "decayed_step": Budget(registers=96, shared_bytes=0),
     },
 )
@@ -97,7 +97,9 @@ def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
         FORWARD=int(symbol == KERNELS.forward),
         STEP=int(symbol == STEP),
     )
-    return Kernel(source, symbol, given)
+    backward = symbol == KERNELS.backward
+    sizes = (shape.key_width, shape.parts, shape.element, shape.layout)
+    return Kernel(source, symbol, given, 0 if symbol == STEP else shared_bytes(*sizes, backward))
 
 
 @lru_cache(maxsize=1024)

@@ -33,11 +33,19 @@ def constants(**values: int | str) -> Constants:
 
 @attrs.frozen(cache_hash=True)
 class Kernel:
-    """One entry point of one source, specialised: what a backend compiles and launches."""
+    """One entry point of one source, specialised: what a backend compiles and launches.
+
+    `shared_bytes` says how much dynamic shared memory a launch of it asks for, which its budget counts; None where only
+    a launch knows. It is no part of what a kernel is.
+    """
 
     source: Path
     symbol: str
     constants: Constants = ()
+    shared_bytes: int | None = attrs.field(default=None, eq=False)
+
+    def __str__(self) -> str:
+        return " ".join([self.symbol, *(f"{name}={value}" for name, value in self.constants)])
 
 
 @attrs.frozen
@@ -82,10 +90,14 @@ class Launcher(Protocol):
 
 @attrs.frozen
 class Budget:
-    """What one entry point may use per architecture; spilled bytes need a reason."""
+    """What one entry point may use per architecture; spilled bytes need a reason.
+
+    `shared_bytes` is static and dynamic shared memory of a block together, in any specialisation. More than the card
+    gives (`SHARED_LIMITS`) is too much whatever is declared.
+    """
 
     registers: int = 255
-    shared_bytes: int = 48 * 1024
+    shared_bytes: int = 48 * 1024  # what a block gets without asking for more
     spill_bytes: int = 0
     spill_reason: str = ""
 

@@ -34,9 +34,9 @@ def declared_slots(op: str, source: Path) -> KernelPair:
         head_sizes=(1, 128),  # any two of them together; wider ones only beside narrow ones
         chunk=CHUNK,
         budgets={
-            f"{op}_forward": Budget(registers=255, shared_bytes=0),
-            f"{op}_backward": Budget(registers=255, shared_bytes=0, spill_bytes=96, spill_reason=_SPILLS),
-            f"{op}_step": Budget(registers=192, shared_bytes=0),
+            f"{op}_forward": Budget(registers=255, shared_bytes=84 * 1024),
+            f"{op}_backward": Budget(registers=255, shared_bytes=114 * 1024, spill_bytes=96, spill_reason=_SPILLS),
+            f"{op}_step": Budget(registers=192, shared_bytes=10 * 1024),
         },
     )
 
@@ -118,7 +118,8 @@ class SlotKernels(LaunchedPair, ABC, Generic[TokensT]):
     def kernel(self, call: SlotCall, symbol: str) -> Kernel:
         """An entry point specialised for a call."""
         forward = symbol != self.kernels.backward
-        return _kernel(self.switches, call, symbol, self.kernels.source, forward)
+        shared = carved_slots(self.floats(call, backward=not forward))
+        return _kernel(self.switches, call, symbol, self.kernels.source, forward, shared)
 
     def entries(self, call: SlotCall) -> Iterator[Kernel]:
         """Forward and backward specialised for a call."""
@@ -154,7 +155,12 @@ class SlotKernels(LaunchedPair, ABC, Generic[TokensT]):
 
 @lru_cache(maxsize=1024)
 def _kernel(
-    switches: Callable[[SlotCall], dict[str, int]], call: SlotCall, symbol: str, source: Path, forward: bool
+    switches: Callable[[SlotCall], dict[str, int]],
+    call: SlotCall,
+    symbol: str,
+    source: Path,
+    forward: bool,
+    shared: int,
 ) -> Kernel:
     given = constants(
         **call.slots.constants(),
@@ -163,7 +169,7 @@ def _kernel(
         FORWARD=int(forward),
         STEP=int(symbol.endswith("_step")),
     )
-    return Kernel(source, symbol, given)
+    return Kernel(source, symbol, given, shared)
 
 
 def _gates(tokens: Any, like: Tensor) -> list[Tensor]:

@@ -28,7 +28,8 @@ KERNELS = KernelPair(
     has_tokens=False,
     has_state=False,
     budgets={
-        name: Budget(registers=255, shared_bytes=0) for name in ("newton_schulz_forward", "newton_schulz_backward")
+        "newton_schulz_forward": Budget(registers=255, shared_bytes=211 * 1024),
+        "newton_schulz_backward": Budget(registers=255, shared_bytes=213 * 1024),
     },
 )
 
@@ -103,7 +104,7 @@ def _kernel(shape: _Shape, source: Path) -> Kernel:
         X_SHARED=int(shape.layout.x_shared),
         SQUARES_SHARED=int(shape.layout.squares_shared),
     )
-    return Kernel(source, KERNELS.backward if shape.backward else KERNELS.forward, given)
+    return Kernel(source, KERNELS.backward if shape.backward else KERNELS.forward, given, shape.shared_bytes)
 
 
 class NewtonSchulzKernels(LaunchedPair):

@@ -28,7 +28,9 @@ KERNELS = KernelPair(
     head_sizes=(1, 1024),
     has_state=False,  # what is stored goes on through `decayed_linear`
     budgets={
-        name: Budget(registers=255, shared_bytes=0) for name in ("linked_forward", "linked_backward", "linked_step")
+        "linked_forward": Budget(registers=255, shared_bytes=164 * 1024),
+        "linked_backward": Budget(registers=255, shared_bytes=164 * 1024),
+        "linked_step": Budget(registers=255, shared_bytes=71 * 1024),
     },
 )
 
@@ -104,7 +106,7 @@ def _kernel(shape: _Shape, symbol: str, source: Path) -> Kernel:
         EXPONENT=f"{shape.exponent!r}f",
         NEAR=shape.near,
     )
-    return Kernel(source, symbol, given)
+    return Kernel(source, symbol, given, shape.shared_bytes)
 
 
 class LinkedKernels(LaunchedPair):
