@@ -4,7 +4,7 @@ from hecate_core.algebra import outer, scaled, times, times_transposed
 from hecate_core.channel import SwiGLU
 from hecate_core.cms import CMS
 from hecate_core.composed import ComposedRule
-from hecate_core.errors import CompositionError, HecateError, InputError, nearest
+from hecate_core.errors import CompositionError, ExitCode, HecateError, InputError, nearest
 from hecate_core.files import append_bytes
 from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused, Sequenced
 from hecate_core.gates import MOMENTUM, RETAIN, WRITE, Gate
@@ -73,6 +73,7 @@ __all__ = [
     "Decays",
     "DeltaGradientDescent",
     "Dot",
+    "ExitCode",
     "Factors",
     "Float",
     "Frozen",

@@ -5,7 +5,7 @@ from hecate_core.errors import ExitCode
 MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.FOUND: "the check found something, or runs differ",
-    ExitCode.WRONG_INPUT: "wrong input: arguments, config, a name that nobody provides",
+    ExitCode.WRONG_INPUT: "wrong input: arguments, config, a name that nobody provides, a tool that is not here",
     ExitCode.PLUGIN_FAILED: "a plugin that is needed does not load, or fails",
     ExitCode.UNREADABLE: "data or a checkpoint cannot be read, or the disk refuses",
     ExitCode.DIVERGED: "a run produced a number that is not finite",

@@ -43,6 +43,8 @@ FAULTS = [
 
 def _fault(pair: RampPair, check: str) -> str | None:
     (line,) = check_pair("ramp", pair, checks=(check,))
+    if not line.ran:
+        pytest.skip(line.text)
     return None if line.good else line.text
 
 
@@ -290,8 +292,8 @@ def test_a_limit_on_addresses_is_named_before_a_sanitizer_meets_it(monkeypatch: 
     monkeypatch.setattr(host.resource, "getrlimit", lambda which: (12 << 30, 12 << 30))
     for check in ("address", "race"):
         (line,) = check_pair("ramp", RampPair(), checks=(check,))
-        assert line.good
-        assert line.text.startswith("skipped: the address space is limited to 12 GiB; ")
+        assert (line.good, line.ran) == (False, False)
+        assert line.text.startswith("the address space is limited to 12 GiB; ")
 
 
 def test_a_build_counts_only_whole_and_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

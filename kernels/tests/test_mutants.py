@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from faults import Planted
 from hecate_kernels import child
+from hecate_kernels.cache import cache_folder
 from hecate_kernels.check import check_pair
-from hecate_kernels.cli import find_pairs
-from hecate_kernels.cpu_build import cache_folder
+from hecate_kernels.finding import find_pairs
 from hecate_kernels.pair import CheckedPair, Trial
 from ramp import RampPair
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
 from hecate_kernels.affine import AffineOnGpu
-from hecate_kernels.check import compile_report, over_budget
-from hecate_kernels.cli import find_pairs
 from hecate_kernels.failure import BackendMissingError, KernelError
+from hecate_kernels.finding import find_pairs
 from hecate_kernels.launch import launcher
 from hecate_kernels.nvrtc import (
     ARCHITECTURES,
@@ -24,6 +24,7 @@ from hecate_kernels.nvrtc import (
 )
 from hecate_kernels.nvrtc_worker import parse_report
 from hecate_kernels.pair import SHARED_LIMITS, Budget, Kernel, Out
+from hecate_kernels.resources import Use, compile_report, over_budget
 from ramp import RampPair
 
 from hecate_core.api import InputError
@@ -47,9 +48,10 @@ def test_the_strangers_pair_compiles_for_all_architectures_within_its_budget() -
     pair = RampPair()
     found = list(compile_report(pair))
     assert len(found) == 2 * len(ARCHITECTURES)
-    for kernel, _, compiled in found:
+    for kernel, arch, compiled, use in found:
         assert compiled.registers > 0
-        assert over_budget(compiled, pair.kernels.budgets[kernel.symbol]) is None
+        assert (use.static, use.dynamic) == (0, 512)  # what its launches ask for
+        assert over_budget(use, pair.kernels.budgets[kernel.symbol], arch) is None
 
 
 def test_a_budget_is_what_a_kernel_may_use() -> None:
@@ -59,11 +61,17 @@ def test_a_budget_is_what_a_kernel_may_use() -> None:
     )
     compiled = parse_report(log, "k")
     assert (compiled.registers, compiled.spill_bytes, compiled.shared_bytes) == (97, 12, 512)
-    assert over_budget(compiled, Budget(registers=96)) == "97 registers; declared 96"
-    assert over_budget(compiled, Budget()) == "12 bytes spilled; declared 0"
-    assert over_budget(compiled, Budget(spill_bytes=12)) == "declares spilled bytes without a reason"
-    assert over_budget(compiled, Budget(spill_bytes=12, spill_reason="known")) is None
-    assert "512 bytes of static shared" in str(over_budget(compiled, Budget(255, 511, 12, "known")))
+    use, spilling = Use.of(compiled, 1024), Budget(spill_bytes=12, spill_reason="known")
+    assert over_budget(use, Budget(registers=96)) == "97 registers; declared 96"
+    assert over_budget(use, Budget()) == "12 bytes spilled; declared 0"
+    assert over_budget(use, Budget(spill_bytes=12)) == "spilled bytes that are declared without a reason"
+    assert over_budget(use, spilling, "sm_86") is None
+    told = "1536 bytes of shared memory (512 static, 1024 dynamic); declared 1535"
+    assert over_budget(use, attrs.evolve(spilling, shared_bytes=1535)) == told
+    wide = attrs.evolve(spilling, shared_bytes=1 << 20)
+    assert over_budget(Use.of(compiled, 100864), wide, "sm_86") is None
+    assert str(over_budget(Use.of(compiled, 100865), wide, "sm_86")).endswith("dynamic); sm_86 gives 101376")
+    assert "of which nobody says how much" in str(over_budget(Use.of(compiled, None), wide))
 
 
 @needs_compiler
@@ -266,7 +274,7 @@ def test_the_worker_imports_neither_torch_nor_core(tmp_path: Path) -> None:
 
     (tmp_path / "jobs").write_text(json.dumps([]))
     code = (
-        f"import sys, runpy; sys.argv = ['w', '{tmp_path}/jobs', '{tmp_path}/results']\n"
+        f"import sys, runpy; sys.argv = ['w', '{tmp_path}/jobs', '{tmp_path}/results', '9']\n"
         f"try: runpy.run_path('{nvrtc_worker.__file__}', run_name='__main__')\n"
         "except SystemExit: pass\nassert not {'torch', 'hecate_core'} & set(sys.modules)"
     )

@@ -8,11 +8,12 @@ import attrs
 import pytest
 import torch
 from hecate_kernels.check import check_pair
-from hecate_kernels.cli import find_pairs
+from hecate_kernels.finding import find_pairs, subjects
 from hecate_kernels.host import HostLauncher
 from hecate_kernels.pair import Kernel, Launcher, Out, Outputs, Trial
 from ramp import RampPair
 
+from hecate_core.api import InputError
 from hecate_core.registry import Registry, lookup
 
 
@@ -78,7 +79,7 @@ class NothingToCompile(RampPair):
 )
 def test_what_was_not_checked_is_no_pass(pair: type[RampPair], check: str, line: str) -> None:
     (found,) = check_pair("ramp", pair(), checks=(check,))
-    if found.text.startswith("skipped"):
+    if not found.ran:
         pytest.skip(found.text)
     assert not found.good
     assert re.search(line, found.text), found.text
@@ -99,6 +100,24 @@ def test_a_second_source_of_an_op_is_checked_too(tmp_path: Path, monkeypatch: py
     found = find_pairs(["hecate-kernels"])
     assert found["affine"].kernels.source != other
     assert [pair.kernels.source for name, pair in found.items() if name.endswith("affine-nvrtc")] == [other]
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), RuntimeError("boom"), InputError("no card")])
+def test_a_pair_that_cannot_be_made_harms_no_other(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Registry.create
+
+    def create(self: Registry, kind: str, reference: object, **given: object) -> object:
+        if str(reference).endswith("affine-host"):
+            raise error
+        return real(self, kind, reference, **given)
+
+    monkeypatch.setattr(lookup.Registry, "create", create)
+    found = {one.name: one for one in subjects(["hecate-kernels"])}
+    assert {"affine", "affine_column", "decayed_linear"} < set(found), "the other backend's pair is there"
+    broken = found["affine-host"].broken
+    assert broken is not None
+    assert (broken.exit_code, "\n" in str(broken)) == (3, False)
+    assert str(error) in str(broken)
 
 
 @pytest.mark.parametrize(

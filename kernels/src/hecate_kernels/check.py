@@ -1,41 +1,70 @@
 """Everything that can be proven about a pair without a GPU, one line per check."""
 
 import functools
-import json
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
+from torch import Tensor
 
-from hecate_core.api import HecateError
-from hecate_kernels import child, nvrtc_worker
+from hecate_core.api import ExitCode, HecateError
+from hecate_kernels import child
 from hecate_kernels.compare import TIMES_OF_REFERENCE, Difference, differences
-from hecate_kernels.failure import BackendMissingError, KernelError, compiler_line
+from hecate_kernels.failure import BackendMissingError, BrokenPairError, KernelError, MachineError
 from hecate_kernels.host import SCHEDULES, ProgramLauncher
 from hecate_kernels.launch import Dim3
-from hecate_kernels.nvrtc import ARCHITECTURES, as_job, require_compiler
-from hecate_kernels.pair import SHARED_LIMITS, Argument, Budget, CheckedPair, Kernel, Tolerance, Trial
+from hecate_kernels.nvrtc import ARCHITECTURES
+from hecate_kernels.pair import Argument, Budget, CheckedPair, Kernel, Outputs, Tolerance, Trial
+from hecate_kernels.resources import compile_report, demand_compiled, over_budget
+from hecate_kernels.strangers import calling, place_of, raised
 
 CHECKS = ("numbers", "address", "race", "compile")
 SANITIZER_SCHEDULES = {"address": ("ascending",), "thread": ("ascending",)}
-RUN_LIMITS = child.Limits(wall_s=600, cpu_s=590)
-COMPILE_LIMITS = child.Limits(wall_s=900, cpu_s=290, memory_mib=None)
+_END = object()
+LAUNCH_S, THOROUGH_LAUNCH_S = 60, 600  # seconds that one launch may take
 
 
 @attrs.frozen
 class Line:
-    """The outcome of one check of one pair."""
+    """The outcome of one check of one pair: DONE, FOUND, or the exit status of what kept it from running."""
 
     pair: str
     check: str
-    good: bool
+    status: ExitCode
     text: str
 
+    @property
+    def good(self) -> bool:
+        """Whether it ran and found nothing."""
+        return self.status == ExitCode.DONE
+
+    @property
+    def ran(self) -> bool:
+        """Whether it came to a verdict."""
+        return self.status in (ExitCode.DONE, ExitCode.FOUND)
+
     def __str__(self) -> str:
-        return f"{self.pair:<16} {self.check:<9} {'ok' if self.good else 'FAULT':<6} {self.text}"
+        verdict = {ExitCode.DONE: "ok", ExitCode.FOUND: "FAULT"}.get(self.status, "NOT RUN")
+        return f"{self.pair:<16} {self.check:<9} {verdict:<8} {self.text}"
+
+    @classmethod
+    def of(cls, pair: str, check: str, run: Callable[[], str], about: Any = None) -> "Line":
+        """What comes of a check, whatever it raises but KeyboardInterrupt; `about` is the pair, for places."""
+        try:
+            return cls(pair, check, ExitCode.DONE, run())
+        except (BackendMissingError, BrokenPairError, MachineError) as lacking:
+            return cls(pair, check, lacking.exit_code, _one_line(lacking))
+        except HecateError as error:
+            return cls(pair, check, ExitCode.FOUND, _one_line(error))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # what a stranger hands over may do anything when it is looked at
+            return cls(pair, check, ExitCode.FOUND, f"{place_of(error, about)}: the check of it {raised(error)}")
+
+
+def limits_of(seconds: int) -> child.Limits:
+    """What one launch may use when it may take so long."""
+    return child.Limits(wall_s=seconds, cpu_s=seconds)
 
 
 def check_pair(
@@ -43,12 +72,13 @@ def check_pair(
     pair: CheckedPair,
     thorough: bool = False,
     checks: Sequence[str] = CHECKS,
-    limits: child.Limits = RUN_LIMITS,
+    limits: child.Limits | None = None,
 ) -> Iterator[Line]:
     """Numbers under all schedules, AddressSanitizer, racecheck, and the compiler for every architecture.
 
-    `limits` holds for every single launch.
+    `limits` holds for every single launch. Whatever a pair raises is a line, and the next check follows.
     """
+    limits = limits or limits_of(THOROUGH_LAUNCH_S if thorough else LAUNCH_S)
     steps: dict[str, Callable[[], str]] = {
         "numbers": functools.partial(_numbers, pair, thorough, limits),
         "address": functools.partial(_sanitized, pair, "address", thorough, limits),
@@ -56,59 +86,59 @@ def check_pair(
         "compile": functools.partial(_compiles, pair),
     }
     for check in checks:
-        try:
-            yield Line(name, check, True, steps[check]())
-        except BackendMissingError as missing:
-            yield Line(name, check, True, f"skipped: {missing}")
-        except HecateError as error:
-            yield Line(name, check, False, str(error))
+        yield Line.of(name, check, steps[check], pair)
 
 
-def compile_report(pair: CheckedPair, archs: Iterable[str] = ARCHITECTURES) -> Iterator[tuple[Kernel, str, Any]]:
-    """Compiles without a GPU, in a child per architecture; yields kernel, architecture, `nvrtc_worker.Compiled`."""
-    require_compiler()
-    for arch in archs:
-        yield from _compiled_for(arch, list(pair.specialisations(SHARED_LIMITS[arch])))
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).splitlines())
 
 
-def _compiled_for(arch: str, kernels: list[Kernel]) -> Iterator[tuple[Kernel, str, Any]]:
-    with tempfile.TemporaryDirectory(prefix="hecate-nvrtc-") as folder:
-        jobs, results = Path(folder) / "jobs", Path(folder) / "results"
-        jobs.write_text(json.dumps([attrs_of(as_job(kernel, arch)) for kernel in kernels]))
-        worker = [sys.executable, str(Path(nvrtc_worker.__file__)), str(jobs), str(results)]
-        finished = child.run(worker, COMPILE_LIMITS)
-        lines = results.read_text().splitlines() if results.exists() else []
-    for kernel, line in zip(kernels, lines, strict=False):
-        yield kernel, arch, nvrtc_worker.Compiled(**json.loads(line))
-    if len(lines) < len(kernels):
-        how = "took too long" if finished.stopped else f"ended with status {finished.status}"
-        at = kernels[len(lines)]
-        raise KernelError(f"{at.source}:1: the compiler {how} on {at.symbol} (nvrtc, {arch})")
+def _cases(pair: CheckedPair, thorough: bool) -> Iterator[Trial]:
+    """The trials of a pair, looked at one by one, with calls that say whose they are."""
+    with calling("trials()", "an iterable of Trial", pair):
+        left = iter(pair.trials(thorough))
+    while True:
+        with calling("trials()", "an iterable of Trial", pair):
+            trial = next(left, _END)
+        if trial is _END:
+            return
+        if not isinstance(trial, Trial):
+            raise KernelError(f"{pair.kernels.source}:1: trials() gives {type(trial).__name__}; expected Trial")
+        if trial.dtype not in pair.kernels.tolerance:
+            declared = ", ".join(sorted(pair.kernels.tolerance)) or "none"
+            raise KernelError(
+                f"{pair.kernels.source}:1: {trial.name} is in {trial.dtype}, for which the pair declares no tolerance; "
+                f"declared: {declared}"
+            )
+        yield _guarded(trial, pair)
 
 
-def attrs_of(job: nvrtc_worker.Job) -> dict[str, Any]:
-    """A job as JSON."""
-    return {"text": job.text, "symbol": job.symbol, "arch": job.arch, "constants": list(job.constants)}
+def _guarded(trial: Trial, pair: CheckedPair) -> Trial:
+    """The same trial; what its functions raise, and what they hand over that is no result, has a place."""
+
+    def guard(function: Callable[..., Outputs], what: str) -> Callable[..., Outputs]:
+        def call(*given: Any) -> Outputs:
+            with calling(f"the {what} of {trial.name}", "tensors by name", pair):
+                return _outputs(function(*given))
+
+        return call
+
+    truth = functools.cache(guard(trial.truth, "truth"))
+    single = None if trial.single is None else guard(trial.single, "float32 reference")
+    return attrs.evolve(trial, run=guard(trial.run, "run"), truth=truth, single=single)
 
 
-def over_budget(compiled: Any, budget: Budget) -> str | None:
-    """What a compiled kernel uses beyond its declared budget, or None."""
-    if compiled.registers > budget.registers:
-        return f"{compiled.registers} registers; declared {budget.registers}"
-    if compiled.spill_bytes > budget.spill_bytes:
-        return f"{compiled.spill_bytes} bytes spilled; declared {budget.spill_bytes}"
-    if budget.spill_bytes and not budget.spill_reason:
-        return "declares spilled bytes without a reason"
-    if compiled.shared_bytes > budget.shared_bytes:
-        return f"{compiled.shared_bytes} bytes of static shared memory; declared {budget.shared_bytes}"
-    return None
+def _outputs(found: Any) -> Outputs:
+    if not isinstance(found, Mapping) or not all(isinstance(one, Tensor) for one in found.values()):
+        raise TypeError(f"it gives {type(found).__name__}, no tensors by name")
+    return found
 
 
 def _numbers(pair: CheckedPair, thorough: bool, limits: child.Limits) -> str:
     worst: dict[tuple[str, bool], Difference] = {}
     count = 0
     where = _Counted(ProgramLauncher("plain", SCHEDULES if pair.kernels.deterministic else SCHEDULES[:1], limits))
-    for trial in pair.trials(thorough):
+    for trial in _cases(pair, thorough):
         count += 1
         if not any(name.startswith("d_") for name in trial.truth()):
             raise KernelError(f"{pair.kernels.source}:1: the truth of {trial.name} has no gradient (d_NAME) to check")
@@ -136,7 +166,12 @@ class _Counted:
     def launch(
         self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: Sequence[Argument], shared_bytes: int = 0
     ) -> None:
-        """As the launcher within."""
+        """As the launcher within; the budget of a kernel counts what it says of itself, so that has to be true."""
+        if kernel.shared_bytes not in (None, shared_bytes):
+            raise KernelError(
+                f"{kernel.source}:1: a launch of {kernel} asks for {shared_bytes} bytes of dynamic shared memory; "
+                f"the kernel says {kernel.shared_bytes}"
+            )
         self._where.launch(kernel, grid, block, arguments, shared_bytes)
         self._seen |= {kernel.symbol} if 0 not in grid else set()
 
@@ -157,9 +192,9 @@ def _worst(dtype: str, one: Difference, tolerance: Tolerance) -> str:
 def _sanitized(pair: CheckedPair, flavour: str, thorough: bool, limits: child.Limits) -> str:
     unbounded = attrs.evolve(limits, memory_mib=None)  # sanitizers map terabytes; they bound themselves
     where = _Counted(ProgramLauncher(flavour, SANITIZER_SCHEDULES[flavour], unbounded))
-    chosen = _representatives(pair.trials(True)) if thorough and flavour == "thread" else None
+    chosen = _representatives(_cases(pair, True)) if thorough and flavour == "thread" else None
     count = 0
-    for trial in pair.trials(thorough):
+    for trial in _cases(pair, thorough):
         if (trial.quick or thorough) if chosen is None else trial.name in chosen:
             trial.run(where)
             count += 1
@@ -179,16 +214,14 @@ def _representatives(trials: Iterable[Trial]) -> set[str]:
 
 
 def _compiles(pair: CheckedPair) -> str:
-    most, count, left = 0, 0, set(pair.kernels.symbols)
-    for kernel, arch, compiled in compile_report(pair):
-        if compiled.failed:
-            raise KernelError(compiler_line(compiled.log, kernel.source, f"nvrtc, {arch}"))
-        budget = pair.kernels.budgets.get(kernel.symbol, Budget())
-        if excess := over_budget(compiled, budget):
-            shown = " ".join(f"{name}={value}" for name, value in kernel.constants)
-            raise KernelError(f"{kernel.source}:1: {kernel.symbol} [{shown}] uses {excess} ({arch})")
-        most, count = max(most, compiled.registers), count + 1
+    registers, shared, count, left = 0, 0, 0, set(pair.kernels.symbols)
+    for kernel, arch, compiled, use in compile_report(pair):
+        demand_compiled(kernel, arch, compiled)
+        if excess := over_budget(use, pair.kernels.budgets.get(kernel.symbol, Budget()), arch):
+            raise KernelError(f"{kernel.source}:1: {kernel} uses {excess} ({arch})")
+        registers, shared, count = max(registers, use.registers), max(shared, use.shared_bytes), count + 1
         left.discard(kernel.symbol)
     if left:
         raise KernelError(f"{pair.kernels.source}:1: {min(left)} is in no specialisation, so it was not compiled")
-    return f"{count} compiled for {len(ARCHITECTURES)} architectures, at most {most} registers"
+    most = f"at most {registers} registers, {shared} bytes of shared memory"
+    return f"{count} compiled for {len(ARCHITECTURES)} architectures, {most}"

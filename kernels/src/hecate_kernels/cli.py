@@ -1,21 +1,21 @@
 """`hecate kernels check` and `hecate kernels compile`: what can be proven about a pair without a GPU."""
 
 import argparse
-import importlib.util
-import re
+import functools
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
-from hecate_core.api import HecateError, InputError, nearest, registry
-from hecate_kernels.check import Line, check_pair, compile_report, over_budget
-from hecate_kernels.cpu_build import build
-from hecate_kernels.failure import compiler_line
-from hecate_kernels.nvrtc import ARCHITECTURES
-from hecate_kernels.pair import Budget, CheckedPair, Kernel
+from hecate_core.api import ExitCode, HecateError, InputError, nearest
+from hecate_kernels.bare import SOURCE_CHECKS, check_source, source_report
+from hecate_kernels.check import CHECKS, LAUNCH_S, THOROUGH_LAUNCH_S, Line, check_pair, limits_of
+from hecate_kernels.finding import Subject, subjects
+from hecate_kernels.nvrtc import ARCHITECTURES, require_compiler
+from hecate_kernels.pair import Budget
+from hecate_kernels.resources import Use, compile_report, demand_compiled, over_budget
 
-_ENTRY = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(')
+_GO_ON = "; --only CHECK,... leaves it out"
+_WHAT = "a pair, a distribution, a folder, a .py with pairs or a .cu; default: every installed pair"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,139 +26,131 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str]) -> int:
-    """Run a kernels command; 0 all good, 1 a check found something, 2 wrong input."""
+    """Run a kernels command and return its status.
+
+    0: all good; 1: a check found something; 2: wrong input, or a tool that is not here; 3: a pair cannot be loaded;
+    4: the disk refuses. What was found comes first, then what kept a check from running.
+    """
     try:
-        return _run(argv)
+        given = _parsed(argv)
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
     except HecateError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
-    except SystemExit as stop:  # --help
-        return int(stop.code or 0)
+    try:
+        return int(_check(given) if given.command == "check" else _compile(given))
+    except HecateError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
 
 
-def _run(argv: list[str]) -> int:
+def _parsed(argv: list[str]) -> argparse.Namespace:
     parser = _Parser("hecate kernels", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    check = commands.add_parser("check", help="numbers, schedules, AddressSanitizer, racecheck, compile")
-    check.add_argument("what", nargs="*", metavar="PLUGIN|PATH", help="pair, distribution, .py or .cu; default: all")
+    check = commands.add_parser(
+        "check",
+        help="numbers, schedules, AddressSanitizer, racecheck, compile",
+        description="A line per check. A .cu without a pair is built for the host and compiled for every architecture; "
+        "a folder means every pair and every .cu in it.",
+    )
+    check.add_argument("what", nargs="*", metavar="PLUGIN|PATH", help=_WHAT)
     check.add_argument("--thorough", action="store_true", help="the full product of cases")
+    check.add_argument("--only", metavar="CHECK,...", default="", help=f"some of {', '.join(_checks())}; default: all")
+    check.add_argument(
+        "--seconds",
+        type=int,
+        metavar="N",
+        help=f"that one launch may take; default: {LAUNCH_S}, and {THOROUGH_LAUNCH_S} with --thorough",
+    )
     compiling = commands.add_parser("compile", help="registers, spills and shared memory, without a GPU")
-    compiling.add_argument("what", nargs="*", metavar="PLUGIN|PATH")
+    compiling.add_argument("what", nargs="*", metavar="PLUGIN|PATH", help=_WHAT)
     compiling.add_argument("--arch", default="all", help=f"all, or one of {', '.join(ARCHITECTURES)}")
-    given = parser.parse_args(argv)
-    if given.command == "check":
-        return _check(given.what, given.thorough)
-    return _compile(given.what, given.arch)
+    return parser.parse_args(argv)
 
 
-def _check(what: list[str], thorough: bool) -> int:
-    sources = [Path(one) for one in what if one.endswith(".cu")]
-    pairs = find_pairs([one for one in what if not one.endswith(".cu")]) if len(sources) < len(what) or not what else {}
-    good = True
-    for line in _lines(sources, pairs, thorough):
-        print(line, flush=True)
-        good &= line.good
-    return 0 if good else 1
+def _checks() -> tuple[str, ...]:
+    return (*CHECKS, *(one for one in SOURCE_CHECKS if one not in CHECKS))
 
 
-def _lines(sources: list[Path], pairs: dict[str, CheckedPair], thorough: bool) -> Iterator[Line]:
-    for source in sources:
-        yield _bare_source(source)
-    for name, pair in pairs.items():
-        yield from check_pair(name, pair, thorough)
+def _status(lines: Iterable[ExitCode]) -> ExitCode:
+    """What was found comes first, then the first reason why something did not run."""
+    seen = [one for one in lines if one != ExitCode.DONE]
+    return ExitCode.FOUND if ExitCode.FOUND in seen else next(iter(seen), ExitCode.DONE)
 
 
-def _bare_source(source: Path) -> Line:
-    """A `.cu` without a pair says nothing about its arguments: it can only be compiled."""
-    try:
-        found = entry_points(source)
-        for kernel in found:
-            build(kernel, "plain")
-        return Line(source.name, "compile", True, f"host: {', '.join(kernel.symbol for kernel in found)}")
-    except HecateError as error:
-        return Line(source.name, "compile", False, str(error))
+def _check(given: argparse.Namespace) -> ExitCode:
+    only = [word for word in given.only.split(",") if word] or _checks()
+    for word in only:
+        if word not in _checks():
+            raise InputError(f'--only: no check "{word}"{nearest(word, _checks())}')
+    if given.seconds is not None and not 1 <= given.seconds <= 86400:
+        raise InputError(f"--seconds: {given.seconds}; expected 1 to 86400")
+    found: list[ExitCode] = []
+    for one in subjects(given.what):
+        for line in _lines(one, given, only):
+            print(f"{line}{'' if line.ran or line.check == 'load' else _GO_ON}", flush=True)
+            found.append(line.status)
+    if not found:
+        raise InputError(f"--only: {given.only} is no check of what is given; expected some of {', '.join(_checks())}")
+    return _status(found)
 
 
-def entry_points(source: Path) -> list[Kernel]:
-    """The kernels a `.cu` defines; InputError where it cannot be read or has none."""
-    try:
-        symbols = _ENTRY.findall(source.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: cannot be read ({error.__class__.__name__}); expected a .cu file") from error
-    if not symbols:
-        raise InputError(f'{source}:1: no kernel; expected extern "C" __global__ void NAME(...)')
-    return [Kernel(source, symbol) for symbol in symbols]
+def _lines(subject: Subject, given: argparse.Namespace, only: Sequence[str]) -> Iterator[Line]:
+    if subject.broken is not None:
+        yield Line(subject.name, "load", subject.broken.exit_code, str(subject.broken))
+    if subject.source is not None:
+        yield from check_source(subject.name, subject.source, [one for one in SOURCE_CHECKS if one in only])
+    if subject.pair is not None:
+        seconds = given.seconds or (THOROUGH_LAUNCH_S if given.thorough else LAUNCH_S)
+        checks = [one for one in CHECKS if one in only]
+        yield from check_pair(subject.name, subject.pair, given.thorough, checks, limits_of(seconds))
 
 
-def _compile(what: list[str], arch: str) -> int:
-    if arch != "all" and arch not in ARCHITECTURES:
-        raise InputError(f'--arch: "{arch}" is not supported{nearest(arch, ("all", *ARCHITECTURES))}')
-    archs = ARCHITECTURES if arch == "all" else (arch,)
-    good = True
-    print(f"{'kernel':<44} {'arch':<8} registers  spills  shared  budget")
-    for name, pair in find_pairs(what).items():
-        for kernel, one, compiled in compile_report(pair, archs):
-            shown = f"{name}:{kernel.symbol} " + " ".join(f"{key}={value}" for key, value in kernel.constants)
-            if compiled.failed:
-                print(f"{shown:<44} {one:<8} {compiler_line(compiled.log, kernel.source, 'nvrtc')}")
-                good = False
-                continue
-            budget = pair.kernels.budgets.get(kernel.symbol, Budget())
-            excess = over_budget(compiled, budget)
-            good &= excess is None
-            use = f"{compiled.registers:>9}  {compiled.spill_bytes:>6}  {compiled.shared_bytes:>6}"
-            print(
-                f"{shown:<44} {one:<8} {use}  {excess or (budget.spill_reason if compiled.spill_bytes else 'within')}",
-                flush=True,
-            )
-    return 0 if good else 1
+def _compile(given: argparse.Namespace) -> ExitCode:
+    if given.arch != "all" and given.arch not in ARCHITECTURES:
+        raise InputError(f'--arch: "{given.arch}" is not supported{nearest(given.arch, ("all", *ARCHITECTURES))}')
+    archs = ARCHITECTURES if given.arch == "all" else (given.arch,)
+    meant = subjects(given.what)
+    require_compiler()
+    print(f"{'kernel':<44} {'arch':<8} {'registers':>9} {'spills':>9} {'shared':>13} {'static + dynamic':<17} budget")
+    found: list[ExitCode] = []
+    for one in meant:
+        line = Line.of(one.name, "compile", functools.partial(_rows, one, archs, found), one.pair)
+        found.append(line.status)
+        if not line.good:
+            print(line, flush=True)
+    return _status(found)
 
 
-def find_pairs(what: list[str]) -> dict[str, CheckedPair]:
-    """Pairs by name: of the registry (a pair, or all of a distribution) or of a `.py` file.
-
-    The backends of one op mostly share source and checks, so an op is listed once, and again by the name of every pair
-    with another source.
-    """
-    found: dict[str, CheckedPair] = {}
-    for one in what or [""]:
-        found.update(_from_file(Path(one)) if one.endswith(".py") else _from_registry(one))
-    return found
-
-
-def _from_registry(wanted: str) -> dict[str, CheckedPair]:
-    known = registry()
-    found: dict[str, CheckedPair] = {}
-    names = known.names("pair")
-    for name in names:
-        component = known.find("pair", name)
-        if wanted not in ("", name, component.address) and not component.origin.answers_to(wanted):
+def _rows(subject: Subject, archs: Sequence[str], found: list[ExitCode]) -> str:
+    """A row per kernel and architecture; one beyond its budget, or without code, is a row and no end."""
+    if subject.broken is not None:
+        raise subject.broken
+    pair, source = subject.pair, subject.source
+    report = source_report(source, archs) if source is not None else compile_report(pair, archs) if pair else ()
+    for kernel, arch, compiled, use in report:
+        shown = f"{subject.name}:{kernel}"
+        try:
+            demand_compiled(kernel, arch, compiled, by_name=pair is not None)
+        except HecateError as error:
+            found.append(ExitCode.FOUND)
+            print(f"{shown:<44} {arch:<8} {error}", flush=True)
             continue
-        pair = known.create("pair", component.address)
-        if hasattr(pair, "trials") and hasattr(pair, "kernels"):
-            first = found.setdefault(pair.kernels.op, pair)
-            if first.kernels.source != pair.kernels.source:
-                found[name] = pair
-    if not found:
-        raise InputError(f'kernel pair "{wanted}" is not installed{nearest(wanted, names)}')
-    return found
+        budget = pair.kernels.budgets.get(kernel.symbol, Budget()) if pair is not None else None
+        excess = over_budget(use, budget, arch) if budget is not None else None
+        found.append(ExitCode.FOUND if excess else ExitCode.DONE)
+        print(f"{shown:<44} {arch:<8} {_columns(use, budget, excess)}", flush=True)
+    return "compiled"
 
 
-def _from_file(path: Path) -> dict[str, CheckedPair]:
-    spec = importlib.util.spec_from_file_location(f"hecate_checked_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise InputError(f"{path}: no such file; expected a Python file with pair classes")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-        found = {
-            name: member()
-            for name, member in vars(module).items()
-            if isinstance(member, type) and member.__module__ == spec.name and hasattr(member, "trials")
-        }
-    except Exception as error:  # a stranger's file may raise anything
-        raise InputError(f"{path}: {type(error).__name__}: {error}".splitlines()[0]) from error
-    if not found:
-        raise InputError(f"{path}: no pair in it; a pair is a class with `kernels`, `trials` and `specialisations`")
-    return found
+def _columns(use: Use, budget: Budget | None, excess: str | None) -> str:
+    """What is used, each beside what may be used; a source without a pair has no budget, and launches of any kind."""
+    registers, spills, shared = f"{use.registers}", f"{use.spill_bytes}", f"{use.shared_bytes}"
+    if budget is None:
+        return f"{registers:>9} {spills:>9} {shared:>13} {f'{use.static} + ?':<17} no pair declares one"
+    registers, spills = f"{registers}/{budget.registers}", f"{spills}/{budget.spill_bytes}"
+    shared = f"{shared}/{budget.shared_bytes}"
+    parts = f"{use.static} + {'?' if use.dynamic is None else use.dynamic}"
+    verdict = f"OVER: {excess}" if excess else "within" + f": {budget.spill_reason}" * bool(use.spill_bytes)
+    return f"{registers:>9} {spills:>9} {shared:>13} {parts:<17} {verdict}"

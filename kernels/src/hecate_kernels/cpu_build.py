@@ -5,21 +5,23 @@ Four builds of one text: `library` (loaded into Python), and programs of their o
 racecheck).
 """
 
-import hashlib
 import os
 import platform
+import re
 import shutil
-import tempfile
+import signal
 from functools import cache
 from pathlib import Path
 
 from hecate_kernels import child
-from hecate_kernels.failure import BackendMissingError, KernelError, compiler_line
+from hecate_kernels.cache import cache_folder, is_whole, publish, workspace
+from hecate_kernels.failure import ENTRIES, BackendMissingError, KernelError, MachineError, compiler_line, refusal
 from hecate_kernels.flatten import RUNNER, digest, flatten
 from hecate_kernels.pair import Kernel
 
 FLAVOURS = ("library", "plain", "address", "thread")
-COMPILE_LIMITS = child.Limits(wall_s=180, cpu_s=170, memory_mib=8192)
+COMPILE_LIMITS = child.Limits(wall_s=120, cpu_s=90, memory_mib=8192)
+PROBE_LIMITS = child.Limits(wall_s=20, cpu_s=10)
 
 _COMMON = ["-std=gnu++17", "-g1", "-fPIC", "-fno-exceptions", "-Wno-unknown-pragmas", "-Wno-attributes", "-w"]
 # AddressSanitizer misses nothing in code as it is written, and compiling is most of what its short cases cost.
@@ -33,7 +35,7 @@ _FLAVOUR = {
 _RUNNER_FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fno-tree-loop-distribute-patterns", "-g1"]
 
 _TAIL = """
-#line 1 "generated entries"
+#line 1 "{file}"
 extern const hecate_host::NamedEntry hecate_entries[];
 const hecate_host::NamedEntry hecate_entries[] = {{
     {{"{symbol}", [](void** arguments) {{ hecate_host::unpack({symbol}, arguments); }}}}, {{nullptr, nullptr}}}};
@@ -46,30 +48,22 @@ extern "C" __attribute__((visibility("default"))) void hecate_entry(void** argum
 def build(kernel: Kernel, flavour: str = "library") -> Path:
     """The built library or program of a kernel, compiled on first use.
 
-    Raises BackendMissingError where there is no compiler or no x86-64 Linux, KernelError with `file:line` for
-    a source that does not compile.
+    Raises BackendMissingError where there is no compiler or no x86-64 Linux, MachineError where the disk refuses,
+    KernelError with `file:line` for a source that does not compile.
     """
     compiler = find_compiler()
-    text = flatten(kernel.source) + _TAIL.format(symbol=kernel.symbol)
+    text = flatten(kernel.source) + _TAIL.format(symbol=kernel.symbol, file=ENTRIES)
     flags = [
         *_COMMON,
         *_FLAVOUR[flavour],
         *_machine_flags(),
         *(f"-D{name}={value}" for name, value in kernel.constants),
     ]
-    name = digest(compiler, text, *flags, _runner_text())
+    name = digest(compiler, _version(compiler), text, *flags, _runner_text())
     built = cache_folder() / (f"{name}.so" if flavour == "library" else name)
-    if not _is_whole(built):
+    if not is_whole(built):
         _compile(kernel, text, [compiler, *flags], built)
     return built
-
-
-def cache_folder() -> Path:
-    """Where builds are kept: `$HECATE_KERNEL_CACHE`, else hecate/kernels in the user's cache folder."""
-    given = os.environ.get("HECATE_KERNEL_CACHE")
-    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hecate/kernels"
-    base.mkdir(parents=True, exist_ok=True)
-    return base
 
 
 def find_compiler() -> str:
@@ -79,13 +73,28 @@ def find_compiler() -> str:
             f'backend "host": needs x86-64 Linux, this is {platform.machine()} {platform.system()}; '
             'use backend = "reference"'
         )
-    wanted = os.environ.get("CXX", "g++")
+    wanted = os.environ.get("CXX") or "g++"
     found = shutil.which(wanted)
     if found is None:
         raise BackendMissingError(
             f'backend "host": no C++ compiler "{wanted}"; install g++ (or set CXX), or use backend = "reference"'
         )
+    _version(found)
     return found
+
+
+@cache
+def _version(compiler: str) -> str:
+    """What a compiler calls its version; BackendMissingError for a program that is none, such as CXX=/bin/true."""
+    finished = child.run([compiler, "-dM", "-E", "-x", "c++", os.devnull], PROBE_LIMITS)
+    macros: dict[str, str] = dict(re.findall(r"^#define (__cplusplus|__VERSION__) (.*)$", finished.text, re.MULTILINE))
+    if finished.status != 0 or "__cplusplus" not in macros:
+        how = finished.excess or f"ended with status {finished.status} and named no macro"
+        raise BackendMissingError(
+            f'backend "host": {compiler} is no C++ compiler (asked for its macros, it {how}); '
+            'install g++ (or set CXX), or use backend = "reference"'
+        )
+    return macros.get("__VERSION__", "")
 
 
 def _compile(kernel: Kernel, text: str, command: list[str], built: Path) -> None:
@@ -94,65 +103,44 @@ def _compile(kernel: Kernel, text: str, command: list[str], built: Path) -> None
     if not linking:
         objects.append(_runner_object("main.cpp"))
     sanitizers = [flag for flag in command if flag.startswith("-fsanitize")]
-    with tempfile.TemporaryDirectory(prefix="hecate-kernel-") as folder:
-        source, kernel_object, result = Path(folder) / "k.cpp", Path(folder) / "k.o", Path(folder) / "k"
+    with workspace("hecate-kernel-") as folder:
+        source, kernel_object, result = folder / "k.cpp", folder / "k.o", folder / "k"
         source.write_text(text)
-        _run([*command, "-c", str(source), "-o", str(kernel_object)], kernel.source)
+        _run([*command, "-c", str(source)], kernel_object, kernel.source)
         objects.append(kernel_object)
-        _run([command[0], *_linker(), *linking, *sanitizers, *map(str, objects), "-o", str(result)], kernel.source)
-        _publish(result, built)
+        _run([command[0], *_linker(), *linking, *sanitizers, *map(str, objects)], result, kernel.source)
+        publish(result, built)
 
 
-def _publish(result: Path, built: Path) -> None:
-    """Puts a file and its seal in place whole: several processes may build the same one."""
-    seal = result.with_name("seal")
-    seal.write_text(_seal(built.name, result.read_bytes()))
-    for made, place in ((result, built), (seal, _seal_of(built))):
-        fresh = place.with_name(f".{place.name}.{os.getpid()}")
-        shutil.copy(made, fresh)
-        fresh.replace(place)
-
-
-def _is_whole(built: Path) -> bool:
-    """Whether a build is there as it was made under this very name; damaged and foreign ones are never loaded."""
-    try:
-        found, seal = built.stat(), _seal_of(built).read_text()
-    except (OSError, UnicodeDecodeError):
-        return False
-    return _fits(built, seal, found.st_mtime_ns, found.st_size)
-
-
-@cache
-def _fits(built: Path, seal: str, changed_ns: int, size: int) -> bool:
-    """Read once per process and state of the file."""
-    return seal == _seal(built.name, built.read_bytes())
-
-
-def _seal(name: str, content: bytes) -> str:
-    return hashlib.sha256(name.encode() + b"\0" + content).hexdigest()
-
-
-def _seal_of(built: Path) -> Path:
-    return built.with_name(f"{built.name}.seal")
-
-
-def _run(command: list[str], source: Path) -> None:
-    finished = child.run(command, COMPILE_LIMITS)
+def _run(command: list[str], result: Path, source: Path) -> None:
+    """One step of the compiler, which has to make `result`."""
+    finished = child.run([*command, "-o", str(result)], COMPILE_LIMITS)
+    compiler = Path(command[0]).name
     if finished.stopped:
-        raise KernelError(f"{source}:1: compiling took longer than {COMPILE_LIMITS.wall_s} s ({Path(command[0]).name})")
-    if finished.status != 0:
-        raise KernelError(compiler_line(finished.text, source, Path(command[0]).name))
+        raise KernelError(f"{source}:1: compiling {finished.excess} and was stopped ({compiler})")
+    if finished.status == 0 and result.is_file():
+        return
+    if reason := refusal(finished.text) or ("File too large" if finished.status == -signal.SIGXFSZ else None):
+        raise MachineError(
+            f"{result.parent}: {reason} ({compiler}); make room, or raise the limit on files (ulimit -f)"
+        )
+    if finished.text.strip():
+        raise KernelError(compiler_line(finished.text, source, compiler))
+    raise BackendMissingError(
+        f'backend "host": {command[0]} ended with status {finished.status}, made nothing and said nothing; '
+        'install g++ (or set CXX), or use backend = "reference"'
+    )
 
 
 def _runner_object(name: str) -> Path:
     compiler = find_compiler()
     flags = [*_RUNNER_FLAGS, *_machine_flags()]
-    built = cache_folder() / f"{digest(compiler, name, _runner_text(), *flags)}.o"
-    if not _is_whole(built):
-        with tempfile.TemporaryDirectory(prefix="hecate-runner-") as folder:
-            result = Path(folder) / "r.o"
-            _run([compiler, *flags, f"-I{RUNNER}", "-c", str(RUNNER / name), "-o", str(result)], RUNNER / name)
-            _publish(result, built)
+    built = cache_folder() / f"{digest(compiler, _version(compiler), name, _runner_text(), *flags)}.o"
+    if not is_whole(built):
+        with workspace("hecate-runner-") as folder:
+            result = folder / "r.o"
+            _run([compiler, *flags, f"-I{RUNNER}", "-c", str(RUNNER / name)], result, RUNNER / name)
+            publish(result, built)
     return built
 
 

@@ -1,11 +1,12 @@
-"""Errors of the kernel tools: always one line, `file:line: what is wrong`."""
+"""Errors of the kernel tools: always one line, `where: what is wrong; what would be right`."""
 
+import os
 import re
 from pathlib import Path
 
-from hecate_core.api import HecateError, InputError
+from hecate_core.api import ExitCode, HecateError, InputError
 
-__all__ = ["BackendMissingError", "KernelError", "compiler_line", "sanitizer_line"]
+ENTRIES = "generated entries"  # where a build names the kernel that was asked for
 
 
 class KernelError(HecateError):
@@ -16,27 +17,65 @@ class BackendMissingError(InputError):
     """A backend was asked for that this machine cannot run; says what is missing."""
 
 
-_GCC = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
-_NVRTC = re.compile(r"^(?P<file>[^\s(]+)\((?P<line>\d+)\): (?:catastrophic )?error:? ?(?P<text>.*)$", re.MULTILINE)
-_FRAME = re.compile(r"#\d+ (?:0x[0-9a-f]+ in )?(?P<where>\S+).*? (?P<file>/[^\s:]+):(?P<line>\d+)")
+class BrokenPairError(HecateError):
+    """What should be a pair cannot be loaded or made, so that nothing of it is checked."""
+
+    exit_code = ExitCode.PLUGIN_FAILED
+
+
+class MachineError(HecateError):
+    """The disk, or the system, refuses what the tools themselves need; says nothing about any kernel."""
+
+    exit_code = ExitCode.UNREADABLE
+
+    @classmethod
+    def of(cls, place: object, error: OSError, remedy: str) -> "MachineError":
+        """The system's reason in one line, with what would be right."""
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        return cls(f"{place}: {reason}; {remedy}")
+
+
+_GCC = re.compile(r"^(?P<file>.+?):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
+_NVRTC = re.compile(r"^(?P<file>.+?)\((?P<line>\d+)\): (?:catastrophic )?error:? ?(?P<text>.*)$", re.MULTILINE)
+_FRAME = re.compile(r"#\d+ (?:0x[0-9a-f]+ in )?(?P<where>\S+).*? (?P<file>/[^\n]+?):(?P<line>\d+)(?=[:\s]|$)")
+_UNPLACED = re.compile(r"^.*\b(?:error|fatal)\b.*$", re.MULTILINE)
+_SUMMARY = re.compile(r"ERROR_COMPILATION|aborted due to errors|errors? detected in the compilation")
+_REFUSED = re.compile(
+    r"^(?!.*#error).*(No space left on device|File too large|File size limit exceeded|Read-only file system"
+    r"|Disk quota exceeded)",
+    re.MULTILINE,
+)
 _MISALIGNED = re.compile(
-    r"^(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)? runtime error: (?P<text>.*misaligned.*)$", re.MULTILINE
+    r"^(?P<file>[^\n]+?):(?P<line>\d+):(?:\d+:)? runtime error: (?P<text>.*misaligned.*)$", re.MULTILINE
 )
 _ADDRESS = re.compile(r" 0x[0-9a-f]+(?= for type)")
 
 
 def compiler_line(log: str, source: Path, compiler: str) -> str:
-    """The first error of a compiler's output as one line `file:line: text (compiler)`."""
+    """The first error of a compiler's output as one line `file:line: text (compiler)`.
+
+    An error without a place, such as the assembler's or the linker's, is told at line 1 of the source.
+    """
     for pattern in (_GCC, _NVRTC):
-        errors = list(pattern.finditer(log))
+        errors = [one for one in pattern.finditer(log) if one["file"] != ENTRIES]
         own = [one for one in errors if Path(one["file"]).name == source.name]
         if found := next(iter(own or errors), None):
             return f"{Path(found['file'])}:{found['line']}: {found['text'].strip()} ({compiler})"
-    undefined = re.search(r"undefined reference to `([^']*)'", log)
-    if undefined:
+    if undefined := re.search(r"undefined reference to `([^']*)'", log):
         return f'{source}:1: "{undefined[1]}" is declared but nowhere defined ({compiler})'
-    first = next((line.strip() for line in log.splitlines() if line.strip()), "no message")
+    if missing := re.search(rf"^{ENTRIES}:.*? error: '([^']*)' was not declared", log, re.MULTILINE):
+        return (
+            f'{source}:1: no kernel "{missing[1]}"; expected extern "C" __global__ void {missing[1]}(...) ({compiler})'
+        )
+    told = [line[0] for line in _UNPLACED.finditer(log) if not _SUMMARY.search(line[0])]
+    first = next((" ".join(line.split()) for line in [*told, *log.splitlines()] if line.strip()), "no message")
     return f"{source}:1: {first} ({compiler})"
+
+
+def refusal(log: str) -> str | None:
+    """The words with which a tool says that the disk refused, if it does."""
+    found = _REFUSED.search(log)
+    return found[1] if found else None
 
 
 def sanitizer_line(log: str, source: Path) -> str | None:

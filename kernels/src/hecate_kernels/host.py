@@ -1,9 +1,9 @@
 """The host backend: the same `.cu`, run on the CPU on fibers, in this process or as a program of its own."""
 
 import ctypes
+import re
 import resource
 import struct
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from hecate_core.api import is_shaping
 from hecate_kernels import child
+from hecate_kernels.cache import workspace
 from hecate_kernels.cpu_build import build
 from hecate_kernels.failure import BackendMissingError, KernelError, sanitizer_line
 from hecate_kernels.launch import Dim3, demand_launchable
 from hecate_kernels.pair import SHARED_LIMITS, Argument, InOut, Kernel, Out
-from hecate_kernels.storage import behind_alignment, poison, scalar_bytes, span
+from hecate_kernels.storage import WidthError, behind_alignment, poison, scalar_bytes, span
 
 SCHEDULES = ("ascending", "descending", "random-1", "random-2", "greedy-up", "greedy-random")
 """Orders in which runnable threads go on; greedy ones let a warp run to its next barrier first."""
@@ -30,6 +31,10 @@ MOST_BLOCKS = 3  # they run one after the other; so few have to use their memory
 
 _ADDRESS_OPTIONS = "detect_leaks=0:exitcode=23:detect_stack_use_after_return=0:hard_rss_limit_mb=4096"
 _THREAD_OPTIONS = "exitcode=24:halt_on_error=1:report_thread_leaks=0:history_size=4:memory_limit_mb=4096"
+
+_TOLD = (2, 3, 4, 23, 24)  # statuses of the runner and of sanitizers, whose last line says what was wrong
+_PLACED = re.compile(r".+:\d+: ")
+_RETURNS = "; a kernel returns, it does not exit"
 
 
 class HostLauncher:
@@ -56,7 +61,7 @@ class HostLauncher:
         if kernel not in self._kernels:
             self._kernels[kernel] = _load(build(kernel, "library"))
         run, entry = self._kernels[kernel]
-        slots = [_slot(argument) for argument in arguments]
+        slots = [_slot(kernel, place, argument) for place, argument in enumerate(arguments)]
         pointers = (ctypes.c_void_p * len(slots))(*(ctypes.addressof(slot) for slot in slots))
         message = run(
             entry, (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), shared_bytes, pointers, self._schedule
@@ -96,21 +101,24 @@ class ProgramLauncher:
             _demand_addresses()
         program = build(kernel, self._flavour)
         tensors = [_tensor(argument) for argument in arguments]
+        values = [_bytes(kernel, place, one) for place, one in enumerate(arguments) if tensors[place] is None]
         for argument in arguments:
             if isinstance(argument, Out):
                 poison(argument.tensor)
-        with tempfile.TemporaryDirectory(prefix="hecate-launch-") as folder:
-            asked, result = Path(folder) / "launch", Path(folder) / "result"
+        with workspace("hecate-launch-") as folder:
+            asked, result = folder / "launch", folder / "result"
             schedules = self._schedules + [0] * (len(SCHEDULES) - len(self._schedules))
+            scalars = iter(values)
             with asked.open("wb") as file:
                 file.write(struct.pack("<4s64s6IQ", b"HKL2", kernel.symbol.encode(), *grid, *block, shared_bytes))
                 file.write(struct.pack("<8I", len(self._schedules), *schedules, len(arguments)))
-                for argument, tensor in zip(arguments, tensors, strict=True):
-                    data = scalar_bytes(argument) if tensor is None else span(tensor).numpy().tobytes()
+                for tensor in tensors:
+                    data = next(scalars) if tensor is None else span(tensor).numpy().tobytes()
                     kind, shift = (0, 0) if tensor is None else (1, behind_alignment(tensor))
                     file.write(struct.pack("<IIQ", kind, shift, len(data)) + data)
             self._run(program, asked, result, kernel)
-            self._take_back(result.read_bytes(), arguments, tensors, kernel)
+            data = result.read_bytes() if result.is_file() else b""
+        self._take_back(data, arguments, tensors, kernel)
 
     def _run(self, program: Path, asked: Path, result: Path, kernel: Kernel) -> None:
         environment = {"ASAN_OPTIONS": _ADDRESS_OPTIONS, "TSAN_OPTIONS": _THREAD_OPTIONS}
@@ -124,18 +132,24 @@ class ProgramLauncher:
             return
         place = f"{kernel.source}:1"
         if finished.stopped:
-            raise KernelError(f"{place}: {kernel.symbol} ran longer than {self._limits.wall_s} s and was stopped")
+            more = "; --seconds N allows more" if "longer" in finished.excess else ""
+            raise KernelError(f"{place}: {kernel.symbol} {finished.excess} and was stopped{more}")
         if line := sanitizer_line(finished.text, kernel.source):
             raise KernelError(line)
         if finished.status is not None and finished.status < 0:
             raise KernelError(f"{place}: {kernel.symbol} crashed (signal {-finished.status})")
-        lines = finished.text.strip().splitlines() or ["no message"]
-        message = lines[-1] if finished.status == 3 else f"{place}: {lines[-1]}"
-        raise KernelError(message)
+        if finished.status not in _TOLD:
+            raise KernelError(f"{place}: {kernel.symbol} ended the program with status {finished.status}{_RETURNS}")
+        line = next(reversed(finished.text.strip().splitlines()), "no message")
+        raise KernelError(line if _PLACED.match(line) else f"{place}: {line}")
 
     def _take_back(
         self, data: bytes, arguments: Sequence[Argument], tensors: Sequence[Tensor | None], kernel: Kernel
     ) -> None:
+        if len(data) != sum(span(one).numel() for one in tensors if one is not None):
+            raise KernelError(
+                f"{kernel.source}:1: {kernel.symbol} ended the program before its results were written{_RETURNS}"
+            )
         offset = 0
         for position, (argument, tensor) in enumerate(zip(arguments, tensors, strict=True)):
             if tensor is None:
@@ -185,11 +199,19 @@ def _tensor(argument: Argument) -> Tensor | None:
     return argument if isinstance(argument, Tensor) else None
 
 
-def _slot(argument: Argument) -> ctypes.Array[ctypes.c_char] | ctypes.c_void_p:
+def _bytes(kernel: Kernel, place: int, argument: Argument) -> bytes:
+    """A scalar; WidthError, which names the argument, for what has no width."""
+    try:
+        return scalar_bytes(argument)
+    except WidthError as wrong:
+        raise WidthError(f"{kernel.source}:1: argument {place} of {kernel.symbol}: {wrong}") from wrong
+
+
+def _slot(kernel: Kernel, place: int, argument: Argument) -> ctypes.Array[ctypes.c_char] | ctypes.c_void_p:
     """Memory that holds the argument's value, as cuLaunchKernel wants it."""
     tensor = _tensor(argument)
     if tensor is None:
-        return ctypes.create_string_buffer(scalar_bytes(argument))
+        return ctypes.create_string_buffer(_bytes(kernel, place, argument))
     if isinstance(argument, Out):
         poison(tensor)
     return ctypes.c_void_p(tensor.data_ptr())

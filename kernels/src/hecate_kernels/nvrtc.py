@@ -5,11 +5,12 @@ use only. What stands here: the text is one piece (device headers inlined), entr
 digest bound to their key, limits are checked before a launch, scalars are typed.
 """
 
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor
 
 from hecate_core.api import is_shaping
-from hecate_kernels.failure import BackendMissingError, KernelError, compiler_line
+from hecate_kernels.cache import REMEDY
+from hecate_kernels.failure import BackendMissingError, KernelError, MachineError, compiler_line
 from hecate_kernels.flatten import flatten
 from hecate_kernels.launch import Dim3, demand_launchable
 from hecate_kernels.nvrtc_worker import Job, compile_cubin, options
 from hecate_kernels.pair import SHARED_LIMITS, Argument, InOut, Kernel, Out
-from hecate_kernels.storage import demand_width
+from hecate_kernels.storage import WidthError, demand_width
 
 ARCHITECTURES = tuple(SHARED_LIMITS)
 _REFERENCE = 'use backend = "reference"'
@@ -98,7 +100,11 @@ class NvrtcLauncher:
         device = _common_device(tensors, kernel)
         loaded, most_threads, most_shared = self.prepare(kernel, device)
         demand_launchable(kernel, grid, block, shared_bytes, most_threads, most_shared)
-        self._open().launch(loaded, grid, block, shared_bytes, [_value(one) for one in arguments], device)
+        try:
+            values = [_value(one) for one in arguments]
+        except WidthError as wrong:
+            raise WidthError(f"{kernel.source}:1: an argument of {kernel.symbol}: {wrong}") from wrong
+        self._open().launch(loaded, grid, block, shared_bytes, values, device)
 
     def _open(self) -> Driver:
         if self._driver is None:
@@ -113,10 +119,16 @@ class ProgramCache:
         from cuda.core.utils import FileStreamProgramCache
 
         given = os.environ.get("HECATE_KERNEL_CACHE")
-        self._store = FileStreamProgramCache(folder or (Path(given) / "cubin" if given else None))
+        place = folder or (Path(given) / "cubin" if given else None)
+        with _kept_in(place):
+            self._store = FileStreamProgramCache(place)
+        self._place = place
 
     def cubin(self, kernel: Kernel, arch: str) -> bytes:
-        """The compiled kernel, from the cache if it is whole and ours, else compiled and kept."""
+        """The compiled kernel, from the cache if it is whole and ours, else compiled and kept.
+
+        Raises MachineError where the folder refuses to give or keep it.
+        """
         from cuda.core.utils import make_program_cache_key
 
         job = as_job(kernel, arch)
@@ -127,7 +139,8 @@ class ProgramCache:
             target_type="cubin",
             extra_digest=importlib.metadata.version("hecate-kernels").encode(),
         )
-        kept = self._store.get(key)
+        with _kept_in(self._place):
+            kept = self._store.get(key)
         if kept is not None and (cubin := opened(key, bytes(kept))) is not None:
             return cubin
         cubin, compiled = compile_cubin(job)
@@ -138,8 +151,18 @@ class ProgramCache:
             )
         if compiled.failed:
             raise KernelError(compiler_line(compiled.log, kernel.source, f"nvrtc, {arch}"))
-        self._store[key] = sealed(key, cubin)
+        with _kept_in(self._place):
+            self._store[key] = sealed(key, cubin)
         return cubin
+
+
+@contextlib.contextmanager
+def _kept_in(place: Path | None) -> Iterator[None]:
+    """MachineError, in one line, for whatever the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineError.of(error.filename or place or "the cache of cubins", error, REMEDY) from error
 
 
 def sealed(key: bytes, cubin: bytes) -> bytes:

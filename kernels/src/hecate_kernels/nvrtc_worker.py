@@ -1,15 +1,19 @@
 """Compiles kernels with NVRTC: text in, cubin and resource use out. Imports neither torch nor hecate_core.
 
 Also a program, so that a stranger's source is compiled outside the asking process:
-`python nvrtc_worker.py JOBS RESULTS`, two JSON files (see `Job` and `Compiled`).
+`python nvrtc_worker.py JOBS RESULTS SECONDS`, two JSON files (see `Job` and `Compiled`); it ends by SIGALRM where one
+job takes longer than so many seconds.
 """
 
 import io
 import json
 import re
+import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+_ENTRY = re.compile(r"Compiling entry function '([^']+)'(.*?)(?=Compiling entry function|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What came of a job: the compiler's log and what one kernel uses per thread and block, in bytes."""
+    """What came of a job: the compiler's log and what one kernel uses per thread and block, in bytes.
+
+    `entry` is the name that the compiler gave it, mangled where it is not `extern "C"`; "" where it is not there.
+    """
 
     log: str
     registers: int = 0
     spill_bytes: int = 0
     shared_bytes: int = 0
     failed: bool = False
+    entry: str = ""
 
 
 def options(job: Job, report: bool = False) -> "object":
@@ -65,22 +73,25 @@ def compile_cubin(job: Job, report: bool = False) -> tuple[bytes, Compiled]:
 
 def parse_report(log: str, symbol: str) -> Compiled:
     """Registers, spilled bytes and static shared memory of `symbol` from ptxas' report."""
-    part = log.split(f"'{symbol}'", 1)[-1]
-    part = part.split("Compiling entry function", 1)[0]
+    parts = dict(_ENTRY.findall(log))
+    mangled = re.compile(rf"_ZL?{len(symbol)}{re.escape(symbol)}")
+    entry = symbol if symbol in parts else next((name for name in parts if mangled.match(name)), "")
+    part = parts.get(entry, "")
 
     def number(pattern: str) -> int:
         found = re.search(pattern, part)
         return int(found[1]) if found else 0
 
     spills = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
-    return Compiled(log, number(r"Used (\d+) registers"), spills, number(r"(\d+) bytes smem"))
+    return Compiled(log, number(r"Used (\d+) registers"), spills, number(r"(\d+) bytes smem"), entry=entry)
 
 
-def main(jobs: str, results: str) -> int:
+def main(jobs: str, results: str, seconds: str) -> int:
     """Compile every job of one file; one line of JSON per result, written as it comes."""
     with open(results, "w") as out:
         for item in json.loads(Path(jobs).read_text()):
             job = Job(item["text"], item["symbol"], item["arch"], tuple((n, v) for n, v in item["constants"]))
+            signal.alarm(int(seconds))  # by default it ends the process, whatever the compiler is at
             _, compiled = compile_cubin(job, report=True)
             out.write(json.dumps(asdict(compiled)) + "\n")
             out.flush()
@@ -88,4 +99,4 @@ def main(jobs: str, results: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
+    sys.exit(main(*sys.argv[1:4]))

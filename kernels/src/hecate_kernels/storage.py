@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hecate_kernels.failure import KernelError
+
 
 def span(tensor: Tensor) -> Tensor:
     """The bytes from the tensor's first to its last element, gaps of a view included, without a copy."""
@@ -21,10 +23,15 @@ def poison(tensor: Tensor) -> None:
         span(tensor).fill_(0xFF)
 
 
+class WidthError(KernelError, TypeError):
+    """A launch argument that is neither a tensor nor a scalar of a known width."""
+
+
 def demand_width(value: object) -> None:
-    """Raises TypeError for anything but a typed scalar (numpy or ctypes): a bare Python number has no width."""
+    """Raises WidthError for anything but a typed scalar (numpy or ctypes): a bare Python number has no width."""
     if not isinstance(value, (np.generic, ctypes._SimpleCData)):
-        raise TypeError(f"{type(value).__name__} {value!r} has no width; pass numpy.int32(...) or numpy.float32(...)")
+        shown = f"{type(value).__name__} {value!r}"[:80]
+        raise WidthError(f"{shown} has no width; pass numpy.int32(...) or numpy.float32(...)")
 
 
 def scalar_bytes(value: object) -> bytes:
