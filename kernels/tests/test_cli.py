@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from hecate_kernels import child, cli
+from hecate_kernels import child, cli, resources
 from hecate_kernels.cli import main
+from hecate_kernels.failure import BackendMissingError
 from hecate_kernels.finding import find_pairs, subjects
 
 from hecate_core.api import registry
@@ -110,6 +111,13 @@ def test_a_check_that_cannot_run_is_no_success(
     for line in lines:
         assert 'no C++ compiler "no-such-compiler"; install g++ (or set CXX), or' in line
         assert line.endswith("; --only CHECK,... leaves it out")
+
+    def without() -> None:
+        raise BackendMissingError("no NVRTC; install it")
+
+    monkeypatch.setattr(resources, "require_compiler", without)
+    assert main(["check", str(RAMP), "--only", "compile"]) == 2
+    assert " NOT RUN  no NVRTC; install it; --only " in capsys.readouterr().out
 
 
 def test_a_folder_means_its_pairs_and_the_sources_that_none_of_them_has(

@@ -33,11 +33,12 @@ def cache_folder() -> Path:
 @contextlib.contextmanager
 def workspace(prefix: str) -> Iterator[Path]:
     """A folder for the time of the block; MachineError where the disk refuses it, or anything written into it."""
+    place = "a temporary folder"
     try:
-        with tempfile.TemporaryDirectory(prefix=prefix) as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix=prefix) as place:
+            yield Path(place)
     except OSError as error:
-        raise MachineError.of(error.filename or "a temporary folder", error, _ROOM) from error
+        raise MachineError.of(place, error, _ROOM) from error
 
 
 def publish(result: Path, built: Path) -> None:

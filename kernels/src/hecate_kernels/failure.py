@@ -1,5 +1,6 @@
 """Errors of the kernel tools: always one line, `where: what is wrong; what would be right`."""
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -32,6 +33,10 @@ class MachineError(HecateError):
     def of(cls, place: object, error: OSError, remedy: str) -> "MachineError":
         """The system's reason in one line, with what would be right."""
         reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            reason = "it is no folder"
+        if error.errno == errno.EFBIG:
+            remedy = "raise the limit on files (ulimit -f)"
         return cls(f"{place}: {reason}; {remedy}")
 
 

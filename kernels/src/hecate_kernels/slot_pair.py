@@ -34,9 +34,9 @@ def declared_slots(op: str, source: Path) -> KernelPair:
         head_sizes=(1, 128),  # any two of them together; wider ones only beside narrow ones
         chunk=CHUNK,
         budgets={
-            f"{op}_forward": Budget(registers=255, shared_bytes=84 * 1024),
-            f"{op}_backward": Budget(registers=255, shared_bytes=114 * 1024, spill_bytes=96, spill_reason=_SPILLS),
-            f"{op}_step": Budget(registers=192, shared_bytes=10 * 1024),
+            f"{op}_forward": Budget(registers=255, shared_bytes=227 * 1024),
+            f"{op}_backward": Budget(registers=255, shared_bytes=227 * 1024, spill_bytes=96, spill_reason=_SPILLS),
+            f"{op}_step": Budget(registers=192, shared_bytes=48 * 1024),
         },
     )
 
