@@ -33,6 +33,7 @@ def clash(structure: Structure, bias: AttentionalBias, retention: Retention, alg
     shape = declared(structure, "domain", "real")
     curved, decays = retention.domain != "real", forgets(retention)
     elsewhere = retention.link is not None or declared(retention, "advance") is not None
+    along = declared(retention, "erase") is not None
     for wrong, reason in (
         (
             retention.axis != "scalar" and not structure.linear,
@@ -65,6 +66,15 @@ def clash(structure: Structure, bias: AttentionalBias, retention: Retention, alg
             "or moves them in a way of its own",
         ),
         (
+            along and algorithm.erases,
+            "retention and algorithm both erase along the input: that is one erase with two gates; drop one of them",
+        ),
+        (
+            along and elsewhere,
+            "the retention erases what the weights answer, but stores something else than weights, "
+            "or moves them in a way of its own",
+        ),
+        (
             not (declared(bias, "bounded", True) or structure.linear or decays or curved),
             "the bias has no smallest loss; a memory that is not linear needs a decay or a bounded domain under it",
         ),
@@ -88,8 +98,9 @@ def contracting(
     reach, bound = _reach(bias.affine[0], retention, algorithm, ranges)
     if reach <= bound * (1.0 + ROUNDING):
         return ranges
-    share = bound / reach
-    for name in set(algorithm.gates) - {"momentum"}:
+    fixed, _ = _reach(bias.affine[0], retention, algorithm, ranges, scale=0.0)
+    share = (bound - fixed) / (reach - fixed) if fixed < bound else 0.0
+    for name in _steps(retention, algorithm) if share else ():
         gate = ranges[name]
         ranges[name] = attrs.evolve(gate, low=share * gate.low, high=share * gate.high, init=share * gate.init)
     if _reach(bias.affine[0], retention, algorithm, ranges)[0] > bound * (1.0 + ROUNDING):
@@ -123,21 +134,46 @@ def surprising(
     return {**gates, **made}
 
 
+def _steps(retention: Retention, algorithm: Algorithm) -> set[str]:
+    """The gates whose sizes add up along a unit key: the algorithm's rates, and an erase by the retention.
+
+    An error at the kept memory is that of what the retention left: there both factors stand by themselves.
+    """
+    along = {"erase"} & set(retention.gates) if algorithm.at == "raw" else set()
+    return set(algorithm.gates) - {"momentum"} | along
+
+
 def _reach(
-    predicted: float, retention: Retention, algorithm: Algorithm, gates: Mapping[str, Gate]
+    predicted: float, retention: Retention, algorithm: Algorithm, gates: Mapping[str, Gate], *, scale: float = 1.0
 ) -> tuple[float, float]:
-    """What the largest rates take out along a unit key, and what the smallest keep and momentum can bear."""
-    ends = {
-        name: gate.high if name in algorithm.gates and name != "momentum" else gate.low for name, gate in gates.items()
-    }
-    one = torch.ones(1, 1, 1, 1, device="cpu")
-    made = {name: one * end if gates[name].width is not None else one[..., 0] * end for name, end in ends.items()}
-    tokens = Tokens.of({"q": one, **made})
+    """What the largest rates take out along a unit key, and what the smallest keep and momentum can bear.
+
+    `scale` is that of all rates that gates give.
+    """
+    steps = _steps(retention, algorithm)
+    ends = {name: scale * gate.high if name in steps else gate.low for name, gate in gates.items()}
+    tokens = _tokens(gates, ends)
     rates = algorithm.rates(tokens)
     reach = predicted * float(rates.write) + (0.0 if rates.erase is None else float(rates.erase))
     if rates.inject is not None:
         reach *= float(rates.inject)
     if algorithm.at == "kept":
         return reach, 2.0
+    along = declared(retention, "erase")
+    reach += 0.0 if along is None else float(along(tokens))
     keep = float(retention.keep(tokens))
     return reach, (1.0 + keep) * (1.0 if rates.momentum is None else 1.0 + float(rates.momentum))
+
+
+def stands_apart(algorithm: Algorithm, gates: Mapping[str, Gate]) -> bool:
+    """Whether the step is not simply added to the memory: summed in a momentum, mapped, or scaled on its way."""
+    if algorithm.has_momentum or algorithm.step_map is not None:
+        return True
+    return algorithm.rates(_tokens(gates, {name: gate.init for name, gate in gates.items()})).inject is not None
+
+
+def _tokens(gates: Mapping[str, Gate], values: Mapping[str, float]) -> Tokens:
+    """One token with these gates, for asking knobs."""
+    one = torch.ones(1, 1, 1, 1, device="cpu")
+    made = {name: one * size if gates[name].width is not None else one[..., 0] * size for name, size in values.items()}
+    return Tokens.of({"q": one, **made})

@@ -4,12 +4,12 @@ Named rules (delta, titans ...) are presets of this class. `step` reads like the
 (specs/forms/composed.md); what the rule offers to strategies is derived from what its knobs declare.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from hecate_core.compatibility import clash, contracting, declared, surprising
+from hecate_core.compatibility import clash, contracting, declared, stands_apart, surprising
 from hecate_core.errors import CompositionError
 from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused
 from hecate_core.gates import Gate, narrowed_gates
@@ -18,7 +18,7 @@ from hecate_core.ops.affine_column import ColumnTokens
 from hecate_core.protocols import Algorithm, AttentionalBias, FormT, Param, Rates, Retention, Structure
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Float, Tensor
-from hecate_core.weights import Kept, Shared, Weights
+from hecate_core.weights import Kept, Shared, Turned, Weights, along, share_along
 
 
 class ComposedRule:
@@ -47,6 +47,7 @@ class ComposedRule:
         self.params: Mapping[str, Param] = structure.params
         self.widths: Mapping[str, tuple[float, str]] = getattr(structure, "widths", {})
         self._advance = declared(retention, "advance")
+        self._along = declared(retention, "erase")  # forgetting along the input
         reason = clash(structure, bias, retention, algorithm)
         if reason:
             raise CompositionError(f"{name}: {reason}")
@@ -57,6 +58,8 @@ class ComposedRule:
         except CompositionError as error:
             raise CompositionError(f"{name}: {error}") from None
         self.gates: Mapping[str, Gate] = narrowed_gates(gates, narrow or {}, name)
+        # A step that is summed or scaled before it enters the memory cannot carry what the retention takes out.
+        self._beside = self._along is not None and stands_apart(algorithm, gates)
 
     def init_state(self, params: Params, batch: int) -> State:
         """The starting weights for every row, taken back through the link; momentum starts at 0."""
@@ -82,6 +85,8 @@ class ComposedRule:
             if factors.inject is not None:
                 move = factors.inject.unsqueeze(-1) * move
             kept = _decayed(factors.keep, state.memory[layer], self.retention.axis)
+            if self._beside:
+                kept = kept - self._taken(tokens, state.memory[layer], factors.updates[layer][1])
             stored = kept + move if self._advance is None else self._advance(kept, move)
             memory[layer] = stored if self.retention.project is None else self.retention.project(stored)
         new = state.replace(memory=State.of(memory), position=state.position + 1)
@@ -110,13 +115,17 @@ class ComposedRule:
         keep, rates = self.retention.keep(tokens), self.algorithm.rates(tokens)
         seen: Weights = Shared(self._weights(stored))
         if self.algorithm.at == "kept":
-            seen = Kept(seen, keep, self.retention.axis)
+            old, seen = seen, Kept(seen, keep, self.retention.axis)
+            seen = seen if self._along is None else Turned(seen, old, self._along(tokens))
         prediction, trace = self.structure.trace(params, seen, tokens.k)
         pulled = self.structure.pullback(params, seen, trace, self.bias.cotangent(prediction, tokens.v, tokens))
         step = -rates.write.unsqueeze(-1)
         updates = {layer: (step * pulled[layer], x) for layer, (x, _) in trace.items()}
         if rates.erase is None:
-            return Factors(keep, updates, rates.momentum, rates.inject)
+            erase = None
+            if self._along is not None and not self._beside:
+                erase = {layer: along(self._along(tokens), x) for layer, (x, _) in trace.items()}
+            return Factors(keep, updates, rates.momentum, rates.inject, erase)
         rate = rates.erase.unsqueeze(-1)
         if self.algorithm.at == "kept":
             if self.retention.axis == "row":  # no vector is read of A as its decayed rows answer x
@@ -125,6 +134,11 @@ class ComposedRule:
             rate = rate * (keep.unsqueeze(-1) if keep.dim() == 3 else keep)
         erase = {layer: rate * x for layer, (x, _) in trace.items()}
         return Factors(keep, updates, rates.momentum, rates.inject, erase)
+
+    def _taken(self, tokens: Tokens, old: Tensor, x: Float[Tensor, "B H 1 K"]) -> Float[Tensor, "B H V K"]:
+        """What the retention takes out of a weight along its input, for one token."""
+        assert self._along is not None
+        return (along(self._along(tokens), x) @ old.mT).mT @ x
 
     def _affine(self) -> Affine | Refused:
         for holds, reason in (
@@ -139,12 +153,14 @@ class ComposedRule:
                 "retention and algorithm: no exact op for momentum with a decay per column",
             ),
             (self.algorithm.step_map is None, "algorithm: maps the step"),
+            (not self._beside, BESIDE),
         ):
             if not holds:
                 return Refused(reason)
         (layer,) = self.structure.layers
         momentum = f"momentum.{layer}" if self.algorithm.has_momentum else None
-        plain = set(self.inputs) == {"q", "k", "v"}  # further inputs would come narrow as well
+        # Further inputs would come narrow as well, and here a rate is computed of the key.
+        plain = set(self.inputs) == {"q", "k", "v"} and self._along is None
         if self.retention.axis == "column":
             return Affine(self._column_coefficients, memory=f"memory.{layer}", op="affine_column", hands_on=plain)
         return Affine(self._coefficients, memory=f"memory.{layer}", momentum=momentum, hands_on=plain)
@@ -152,7 +168,9 @@ class ComposedRule:
     def _coefficients(self, params: Params, tokens: Tokens) -> AffineTokens:
         """u = write (r v - p M k) - erase M k, with M the kept memory where the algorithm says so. Spec Eq. 6."""
         keep, erase, write, rates = self._erase_and_write(tokens)
-        if erase is not None and self.algorithm.at == "kept":
+        if self._along is not None:
+            erase = self._directed(tokens, keep, erase)
+        elif erase is not None and self.algorithm.at == "kept":
             erase = keep * erase
         return AffineTokens(tokens.q, tokens.k, tokens.v, keep, erase, write, rates.momentum, rates.inject)
 
@@ -162,9 +180,24 @@ class ComposedRule:
         if rates.inject is not None:
             write = rates.inject * write
             erase = None if erase is None else rates.inject * erase
-        if erase is not None:
+        if self._along is not None:
+            erase = self._directed(tokens, keep, erase)
+        elif erase is not None:
             erase = erase.unsqueeze(-1) * (keep if self.algorithm.at == "kept" else torch.ones_like(keep))
         return ColumnTokens(tokens.q, tokens.k, tokens.v, keep, erase, write)
+
+    def _directed(self, tokens: Tokens, keep: Tensor, erase: Tensor | None) -> Tensor:
+        """All that is taken out of the old memory along the key, as wide as keep: by the retention and by the error.
+
+        At the kept memory the error is that of what is left of it. Spec: specs/knobs/directional.md, Eq. 5.
+        """
+        assert self._along is not None
+        shape = keep.shape
+        rate = share_along(self._along(tokens), tokens.k)
+        gone = _as_wide(rate * tokens.k.square().sum(-1), shape)
+        left = keep - gone if self.algorithm.at == "kept" else 1.0
+        own = _as_wide(rate, shape).expand(shape)
+        return own if erase is None else own + _as_wide(erase, shape) * left
 
     def _erase_and_write(self, tokens: Tokens) -> tuple[Tensor, Tensor | None, Tensor, Rates]:
         """keep, the erase rate at the memory that the algorithm sees, the write rate, and the rates themselves."""
@@ -177,6 +210,8 @@ class ComposedRule:
         return keep, erase, rates.write if target == 1.0 else target * rates.write, rates
 
     def _linearised(self) -> Linearised | Refused:
+        if self._beside:
+            return Refused(BESIDE)
         if self._advance is not None:
             return Refused("retention: a step is not added to the memory, so frozen steps cannot be summed")
         if self.algorithm.step_map is not None and not (
@@ -201,6 +236,14 @@ class ComposedRule:
     def _pace(self, tokens: Tokens) -> Pace:
         rates = self.algorithm.rates(tokens)
         return Pace(self.retention.keep(tokens), rates.momentum, rates.inject)
+
+
+BESIDE = "retention: erases along the input beside a momentum, an inject or a mapped step; no chunk form has both"
+
+
+def _as_wide(rate: Tensor, shape: Sequence[int]) -> Tensor:
+    """A rate per token against one that may be per channel."""
+    return rate if rate.dim() == len(shape) else rate.unsqueeze(-1)
 
 
 def _decayed(keep: Tensor, stored: Tensor, axis: str) -> Tensor:

@@ -22,7 +22,8 @@ class Joined:
     """The parts' gates, decay, link and domain as one retention.
 
     `parts` are retentions: names, tables with a name, or objects. At most one may decay, one may stand between memory
-    and weights (link, projection, own step), and all must want the same domain. Raises CompositionError otherwise.
+    and weights (link, projection, own step), one erase along the input, and all must want the same domain. Raises
+    CompositionError otherwise.
     """
 
     def __init__(self, *, parts: Sequence[Any] = ("scalar",)) -> None:
@@ -41,6 +42,8 @@ class Joined:
         self.domain = next((one.domain for one in made if one.domain != "real"), "real")
         self.link, self.inverse, self.project = shaping.link, shaping.inverse, shaping.project
         self.advance: Map | None = declared(shaping, "advance")
+        erasing = [one for one in made if declared(one, "erase") is not None]
+        self.erase: Map | None = declared(_one(erasing, made, "erase along the input"), "erase")
 
     def keep(self, tokens: Tokens) -> Tensor:
         """The decay of the part that has one."""

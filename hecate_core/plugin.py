@@ -10,6 +10,7 @@ COMPONENTS: list[tuple[str, str, str]] = [
     ("retention", "none", "hecate_core.knobs.retentions:NoDecay"),
     ("retention", "column", "hecate_core.knobs.channel_decay:ColumnDecay"),
     ("retention", "row", "hecate_core.knobs.channel_decay:RowDecay"),
+    ("retention", "directional", "hecate_core.knobs.directional:Directional"),
     ("retention", "joined", "hecate_core.joined:Joined"),
     ("retention", "scalar", "hecate_core.knobs.retentions:ScalarDecay"),
     ("algorithm", "gd", "hecate_core.knobs.algorithms:GradientDescent"),

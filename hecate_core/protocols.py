@@ -80,8 +80,9 @@ class Retention(Protocol):
 
     `axis` is "scalar", "column" or "row". `link` (stored -> weights) does not feed back, `inverse` finds what to store
     for given first weights (None: they are what is stored); `project` feeds back after every token. `domain` names
-    where weights live ("real", "simplex", ...). Optional: `decays` (default: whether there are gates) and `advance`,
-    a map (kept memory, step) -> memory for a step that is not added.
+    where weights live ("real", "simplex", ...). Optional: `decays` (default: whether there are gates), `advance`,
+    a map (kept memory, step) -> memory for a step that is not added, and `erase(tokens)`, a rate `[B, H, T]` at which
+    every weight forgets along its own input as well (specs/knobs/directional.md).
     """
 
     gates: Mapping[str, Gate]

@@ -9,6 +9,8 @@ from typing import Protocol
 
 from hecate_core.shapes import Float, Tensor
 
+TINY = 1e-12  # an input of nothing has nothing to erase
+
 
 class Weights(Protocol):
     """Linear maps by name, applied to rows of tokens."""
@@ -59,6 +61,39 @@ class Kept:
         if self._axis == "row":
             return self._weights.pull(name, self._decay * d)
         return self._decay * self._weights.pull(name, d)
+
+
+def along(rate: Float[Tensor, "B H T"], x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
+    """What is read of a weight to forget along its input: rate x where |x| = 1, at most all that lies along x."""
+    return share_along(rate, x).unsqueeze(-1) * x
+
+
+def share_along(rate: Float[Tensor, "B H T"], x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T"]:
+    """e = rate / (1 - rate + rate |x|^2), for W -> W (I - e x x^T). Spec: specs/knobs/directional.md, Eq. 2."""
+    return rate / (1.0 - rate + rate * x.square().sum(-1)).clamp(min=TINY)
+
+
+class Turned:
+    """A matrix as it is after forgetting along each token's own input, W (D - e x x^T), beside the decay D.
+
+    `kept` sees W D, `old` sees W. `pull` is for the inputs that `apply` met: those of one pass of a token.
+    """
+
+    def __init__(self, kept: Weights, old: Weights, rate: Float[Tensor, "B H T"]) -> None:
+        self._kept, self._old, self._rate = kept, old, rate
+        self._met: dict[str, Tensor] = {}
+
+    def apply(self, name: str, x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T V"]:
+        """See `Weights.apply`."""
+        self._met[name] = x
+        share = (along(self._rate, x) * x).sum(-1, keepdim=True)
+        return self._kept.apply(name, x) - share * self._old.apply(name, x)
+
+    def pull(self, name: str, d: Float[Tensor, "B H T V"]) -> Float[Tensor, "B H T K"]:
+        """See `Weights.pull`."""
+        x = self._met[name]
+        back = (self._old.pull(name, d) * x).sum(-1, keepdim=True)
+        return self._kept.pull(name, d) - back * along(self._rate, x)
 
 
 class PerToken:

@@ -15,6 +15,7 @@ from hecate_core.knobs.biases import L2
 from hecate_core.knobs.matrix import Matrix
 from hecate_core.knobs.mlp import MLP
 from hecate_core.knobs.retentions import NoDecay, ScalarDecay
+from hecate_core.records import Params, Tokens
 from hecate_core.registry import registry
 
 BIASES = ("dot", "l2", "l1", "lp", "huber", "robust", "kl")
@@ -167,3 +168,45 @@ def test_sphere_is_no_place_for_a_network_that_lives_on_the_simplex() -> None:
     network.domain = "simplex"  # type: ignore[attr-defined]
     with pytest.raises(CompositionError, match="live on the simplex, the retention's on the sphere"):
         ComposedRule("x", structure=network, bias=L2(), retention=OnSphere(), algorithm=GradientDescent())
+
+
+def test_an_erase_by_the_retention_goes_with_everything_but_another_erase_and_a_link() -> None:
+    made = rule(retention="directional")
+    assert serves(made, Affine)
+    assert serves(made, Linearised)
+    assert {made.gates["write"].high, made.gates["erase"].high} == {0.5}
+    assert {one.high for one in rule(bias="dot", retention="directional").gates.values()} == {0.9999, 1.0}
+    kept = rule(retention="directional", algorithm={"name": "gd", "at": "kept", "reach": 2.0})
+    assert (kept.gates["write"].high, kept.gates["erase"].high) == (2.0, 1.0)
+    fixed = rule(retention="directional", algorithm={"name": "gd", "rate": 0.25})
+    assert fixed.gates["erase"].high == 0.75
+    for bias in BIASES:
+        assert serves(rule("mlp", bias, "directional"), Linearised)
+    column = rule(retention={"name": "joined", "parts": ["column", {"name": "directional", "decay": False}]})
+    assert serves(column, Affine)
+    assert column.offers(Affine).op == "affine_column"  # type: ignore[union-attr]
+    for algorithm in ("momentum", "newton-schulz"):
+        for form in (Affine, Linearised):
+            assert isinstance(rule(retention="directional", algorithm=algorithm).offers(form), Refused)
+    assert "one erase with two gates" in str(refusal(retention="directional", algorithm="dgd"))
+    parts = ["lq", {"name": "directional", "decay": False}]
+    assert "stores something else than weights" in str(refusal(retention={"name": "joined", "parts": parts}))
+    assert "a smaller fixed rate" in str(refusal(retention="directional", algorithm={"name": "gd", "rate": 1.5}))
+
+
+def test_beside_a_momentum_the_retention_erases_outside_of_it() -> None:
+    """By hand: S takes the steps alone, M loses what lies along the key."""
+    made = rule(retention="directional", algorithm="momentum")
+    one, two = torch.tensor([[[1.0, 0.0]]]).double(), torch.tensor([[[0.6, 0.8]]]).double()
+    m, s = torch.zeros(1, 1, 1, 2).double(), torch.zeros(1, 1, 1, 2).double()
+    state = made.init_state(Params(matrix=torch.zeros(1, 1, 2).double()), 1)
+    for k in (one, two, one):
+        gates = {"retain": 0.9, "write": 0.2, "momentum": 0.5, "erase": 0.4}
+        given = {name: torch.full((1, 1), value).double() for name, value in gates.items()}
+        _, state = made.step(Params(), state, Tokens(q=k, k=k, v=torch.ones(1, 1, 1).double(), **given))
+        key = k.unsqueeze(-2)
+        error = m @ key.mT - 1.0
+        s = 0.5 * s - 0.2 * error @ key
+        m = 0.9 * m - 0.4 * (m @ key.mT) @ key + s
+        torch.testing.assert_close(state.memory.matrix, m)
+        torch.testing.assert_close(state.momentum.matrix, s)

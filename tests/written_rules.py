@@ -92,6 +92,17 @@ def predict(structure: Form, params: Params, weights: Weights, x: Tensor) -> tup
     return (hidden + x if options.get("residual") else hidden), layers
 
 
+def _erased(retention: Any, token: Tokens) -> Tensor | None:
+    """The rate at which a retention forgets along the input."""
+    erase = getattr(retention, "erase", None)
+    return None if erase is None else erase(token)
+
+
+def _along(rate: Tensor, old: Tensor, x: Tensor) -> Tensor:
+    """e W x x^T with e = rate / (1 - rate + rate |x|^2)."""
+    return _wide(rate) * (old @ x.mT @ x) / (1.0 - _wide(rate) * (1.0 - x @ x.mT))
+
+
 def orthogonal(momentum: Tensor, algorithm: Form) -> Tensor:
     """Five Newton-Schulz steps, squaring the longer side too: the same map."""
     a, b, c = POLYNOMIALS[algorithm.options.get("coefficients", "muon")]
@@ -131,6 +142,7 @@ class WrittenRule:
     def _written(self, token: Tokens, stored: Weights, momenta: Weights, anchor: Weights) -> tuple[Any, Any]:
         rule, rates = self._rule, self._rule.algorithm.rates(token)
         keep = _shaped(rule.retention.keep(token), rule.retention.axis)
+        along = _erased(rule.retention, token)
         gradients, layers = self._gradients(token, anchor, keep)
         new, momentum = {}, {}
         for name, old in stored.items():
@@ -138,6 +150,7 @@ class WrittenRule:
             if rates.erase is not None:
                 x, _ = layers[name]
                 move = move - _wide(rates.erase) * (old @ x.mT @ x)  # of what runs: no gradient, so never frozen
+            kept = keep * old if along is None else keep * old - _along(along, old, layers[name][0])
             if rates.momentum is not None:
                 move = momentum[name] = _wide(rates.momentum) * momenta[name] + move
             if rule.algorithm.step_map is not None:
@@ -145,13 +158,17 @@ class WrittenRule:
             if rates.inject is not None:
                 move = _wide(rates.inject) * move
             own: Any = getattr(rule.retention, "advance", None)
-            new[name] = keep * old + move if own is None else own(keep * old, move)
+            new[name] = kept + move if own is None else own(kept, move)
         return new, momentum
 
     def _gradients(self, token: Tokens, anchor: Weights, keep: Tensor) -> tuple[dict[str, Tensor], Layers]:
         """dL/dW by autograd, at the weights that the algorithm sees."""
         kept = self._rule.algorithm.at == "kept"
         seen = {name: keep * self._linked(one) if kept else self._linked(one) for name, one in anchor.items()}
+        along = _erased(self._rule.retention, token) if kept else None
+        for _ in seen if along is not None else ():  # a layer's input is that of the kept layers before it
+            layers = self._predicted(seen, token.k)[1]
+            seen = {name: keep * one - _along(along, one, layers[name][0]) for name, one in anchor.items()}
         seen = {name: one if one.requires_grad else one.detach().requires_grad_() for name, one in seen.items()}
         prediction, layers = self._predicted(seen, token.k)
         d, distance = cotangent(self._product.bias, prediction, token.v, token)

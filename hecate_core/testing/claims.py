@@ -11,7 +11,7 @@ from hecate_core.shapes import Tensor
 from hecate_core.testing.engine import Failed, Unasked
 from hecate_core.testing.rules import NEAR, RULE
 from hecate_core.testing.samples import RuleCase, demand_close, same_bits, unchanged, with_gates
-from hecate_core.weights import Kept, Shared
+from hecate_core.weights import Kept, Shared, along
 
 
 def _affine(case: RuleCase) -> Affine:
@@ -187,7 +187,10 @@ def linearised_factors_equal_the_inner_gradient(case: RuleCase) -> None:
     weights = stored if form.link is None else stored.map(form.link)
     leaves = {name: one.detach().clone().requires_grad_() for name, one in weights.items()}
     seen: Shared | Kept = Shared(leaves)
+    forgets_along = getattr(rule.retention, "erase", None)
     if rule.algorithm.at == "kept":
+        if forgets_along is not None:
+            raise Unasked("an error at a memory that forgot along the input: no gradient by what is stored")
         seen = Kept(seen, rule.retention.keep(tokens), rule.retention.axis)
     prediction, trace = rule.structure.trace(case.params, seen, tokens.k)
     d = rule.bias.cotangent(prediction.detach(), tokens.v, tokens)
@@ -200,6 +203,9 @@ def linearised_factors_equal_the_inner_gradient(case: RuleCase) -> None:
         expected = -rates.write[..., None] * grad
         if rates.erase is not None:
             expected = expected - rates.erase[..., None] * (trace[name][1].mT @ trace[name][0])
+        if factors.erase is not None and forgets_along is not None:
+            x, z = trace[name]
+            expected = expected - z.mT @ along(forgets_along(tokens), x)
         demand_close(f"the factors of {name} against -write x gradient", moves[name], expected.detach(), NEAR)
 
 

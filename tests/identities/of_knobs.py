@@ -47,6 +47,26 @@ same(
     "delta descent with erase 0 is gradient descent",
     knobs(algorithm={"name": "dgd", "erase": "gate"}), knobs(), more={"erase": full(0.0)},
 )  # fmt: skip
+for _at in ("raw", "kept"):
+    same(
+        f"a directional retention under {_at} descent, dot bias, is delta descent",
+        knobs(bias="dot", retention="directional", algorithm={"name": "gd", "at": _at}),
+        knobs(bias="dot", algorithm="dgd"), more={"erase": WRITE},
+    )  # fmt: skip
+    same(
+        f"a directional retention under {_at} descent, erase 0, is scalar decay",
+        knobs(retention="directional", algorithm={"name": "gd", "at": _at}),
+        knobs(algorithm={"name": "gd", "at": _at}), more={"erase": full(0.0)},
+    )  # fmt: skip
+same(
+    "a directional retention with the dot bias is error-first gated delta",
+    knobs(bias="dot", retention="directional"), knobs(), more={"erase": WRITE},
+)  # fmt: skip
+same(
+    "a directional retention with l2 is delta descent with an erase of its own",
+    knobs(retention="directional"), knobs(algorithm={"name": "dgd", "erase": "gate"}),
+    more={"erase": 0.5 * WRITE}, other={"erase": 0.5 * WRITE},
+)  # fmt: skip
 for _axis in ("column", "row"):
     same(
         f"{_axis} decay with equal channels is scalar decay",
