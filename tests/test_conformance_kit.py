@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from hecate_core.api import L2, ComposedRule, Gate, Matrix, Momentum, ScalarDecay
+from hecate_core.api import (
+    L2,
+    ComposedRule,
+    Dot,
+    Gate,
+    GradientDescent,
+    Matrix,
+    Momentum,
+    ScalarDecay,
+    Tensor,
+    Tokens,
+)
 from hecate_core.knobs.mlp import MLP
 from hecate_core.testing import Check, check_bias, check_rule, check_strategy
 from hecate_core.testing.engine import Failed, Suite
@@ -36,6 +47,22 @@ def test_a_planted_fault_is_told_by_the_check_named_after_it(fault: str) -> None
 def test_the_members_without_their_faults_pass(structure: Any) -> None:
     rule = ComposedRule("fine", structure=structure, bias=L2(), retention=ScalarDecay(), algorithm=Momentum())
     assert failed(check_rule(rule)) == {}
+
+
+@pytest.mark.parametrize("bias", [Dot(), L2()])
+def test_a_rule_without_a_write_gate_keeps_everything_with_a_token_of_zeros(bias: Any) -> None:
+    always = GradientDescent(rate=0.5)  # linear attention with a decay: nobody asks a gate
+
+    def rule(retention: Any) -> ComposedRule:
+        return ComposedRule("fine", structure=Matrix(), bias=bias, retention=retention, algorithm=always)
+
+    class Reversed(ScalarDecay):
+        def keep(self, tokens: Tokens) -> Tensor:
+            return 1.0 - super().keep(tokens)
+
+    assert failed(check_rule(rule(ScalarDecay()))) == {}
+    reason = failed(check_rule(rule(Reversed())))["retain-one-keeps-everything"]
+    assert reason.startswith("retain 1 and a token of zeros change the memory by")
 
 
 def test_the_strategies_without_their_faults_pass() -> None:
