@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hecate_core.aggregation import Aggregation
+from hecate_core.anchoring import demand_resets_on_anchors, reads_its_own_writes
 from hecate_core.differentiation import autodiff
 from hecate_core.errors import CompositionError
 from hecate_core.forms import Linearised
@@ -54,6 +55,7 @@ class LevelMemory(nn.Module):
         self.head_size = max((size for axis, size in widths.items() if axis != "H"), default=0)
         if spec.frequency == "learned" and index == 0:
             raise CompositionError('levels[0].frequency = "learned": the fastest level always writes; expected "fixed"')
+        demand_resets_on_anchors(strategy, rule, spec, grain, f"levels[{index}]")
         self.frequency = FrequencyGate(width, grain) if spec.frequency == "learned" else None
 
     @property
@@ -68,23 +70,39 @@ class LevelMemory(nn.Module):
 
     def init_state(self, batch: int) -> State:
         """Front tails and the rule's first memory for every row."""
-        rule = self._strategy.init_state(self._rule, self.params.record(), batch)
-        state = State(front=self.front.init_state(batch), rule=rule)
+        state = State(front=self.front.init_state(batch), rule=self._first(batch))
         if self.frequency is not None:
             state = state.replace(frequency=self.frequency.init_state(batch))
         return state if self.asking is None else state.replace(asking=self.asking.init_state(batch))
 
-    def unreached(self, position: int, count: int) -> set[str]:
+    def _first(self, batch: int) -> State:
+        """The rule's first state, made of copies: what is carried on must not move when an outer step moves these."""
+        return self._strategy.init_state(self._rule, self.params.record().map(torch.clone), batch)
+
+    def unreached(self, position: int, count: int, segment: int = 0) -> set[str]:
         """Parameters that a call of `count` tokens from `position` may leave without a gradient, by name.
 
-        Gates have nothing to say in a call where the level rests, and its starting memory is reached only from a
-        fresh context: a carried one is cut from it. A level that is never written may leave all of them.
+        What writes has nothing to say in a call that reads nothing of what it wrote itself: where the level rests, and
+        where what is written is read late, by the strategy or at the next `segment` of the composition. The starting
+        memory is reached only from a fresh context: a carried one is cut from it. A level that is never written may
+        leave all of them.
         """
         if not self._writes:
             return {name for name, _ in self.named_parameters()}
-        names = {f"params.{name}" for name, _ in self.params.named_parameters()} if position else set()
-        if not any(due for _, _, due in due_runs(position, count, self._spec.write_period, self._grain)):
+        late: Any = getattr(self._strategy, "late", lambda name=None: 0)
+
+        def heard(name: str | None = None) -> bool:
+            clocks = (position, count, self._spec, self._grain)
+            return reads_its_own_writes(*clocks, late=late(name), segment=segment)
+
+        names = {
+            f"params.{name}"
+            for name, _ in self.params.named_parameters()
+            if position or ((segment or late(name)) and not heard(name))
+        }
+        if not heard():
             names |= {f"gates.{name}" for name, _ in self.gates.named_parameters()}
+            names |= {f"front.{name}" for name, _ in self.front.named_parameters()} if segment else set()
         if self.frequency is not None:  # a decision that nothing is due under, or an earlier call's, is not reached
             names |= {f"frequency.{name}" for name, _ in self.frequency.named_parameters()}
         return names
@@ -162,7 +180,7 @@ class LevelMemory(nn.Module):
                     y = self._rule.read(params, state, widened(run.q))
                 reads.append(y)
             if end in resets:
-                state = self._strategy.init_state(self._rule, params, inputs.q.shape[0])
+                state = self._first(inputs.q.shape[0])
             begin = end
         y = torch.cat(reads, 2) if reads else self._rule.read(params, state, tokens.q)
         return y.transpose(1, 2).flatten(2).to(inputs.q.dtype), state

@@ -133,6 +133,12 @@ def due_runs(position: int, length: int, period: int, grain: int) -> list[tuple[
     return runs
 
 
+def due_before(position: int, period: int, grain: int) -> int:
+    """How many of the tokens before `position` of a stream are due, as `due_runs` has it."""
+    cycles, rest = divmod(position, period * grain)
+    return cycles * grain + min(rest, grain)
+
+
 def segments(position: int, count: int, size: int) -> Iterator[tuple[int, int, bool]]:
     """Pieces `(start, stop, opens)` of a call of `count` tokens, cut at the absolute grid of `size` tokens.
 

@@ -12,7 +12,7 @@ from hecate_core.composing import leveled_memory
 from hecate_core.config.reference import Reference
 from hecate_core.differentiation import autodiff
 from hecate_core.errors import CompositionError
-from hecate_core.layer import LeveledMemory
+from hecate_core.layer import LeveledMemory, LevelMemory
 from hecate_core.protocols import Attention, Composition, Memory
 from hecate_core.records import State
 from hecate_core.registry import registry
@@ -48,6 +48,16 @@ class Mixer(nn.Module):
             state = state.replace(attention=self.attention.init_state(batch))
         begun: State = self.join.init_state(state) if hasattr(self.join, "init_state") else state
         return begun
+
+    def unreached(self, position: int, count: int) -> set[str]:
+        """Parameters that a call of `count` tokens from `position` may leave without a gradient, by name."""
+        segment: int = getattr(self.join, "late", 0)
+        return {
+            f"{path}.{name}"
+            for path, module in self.named_modules()
+            if isinstance(module, LevelMemory)
+            for name in module.unreached(position, count, segment)
+        }
 
     @autodiff
     def forward(

@@ -12,7 +12,6 @@ from hecate_core.cms import CMS
 from hecate_core.differentiation import autodiff
 from hecate_core.errors import InputError
 from hecate_core.input_checks import StateShape, check_ids, check_marks, refuse_transforms
-from hecate_core.layer import LevelMemory
 from hecate_core.mixer import Mixer
 from hecate_core.records import State
 from hecate_core.shapes import Bool, Float, Int, Tensor
@@ -147,11 +146,11 @@ class LanguageModel(nn.Module):
         return self._logits(x), State.of(after).replace(position=state.position + ids.shape[1])
 
     def unreached(self, position: int, count: int) -> set[str]:
-        """Parameters of resting levels that a call may leave without a gradient: what a Tape is told to expect."""
+        """Parameters that a call may leave without a gradient, since it reads nothing that they write: for a Tape."""
         return {
             f"{path}.{name}"
             for path, module in self.named_modules()
-            if isinstance(module, LevelMemory)
+            if isinstance(module, Mixer)
             for name in module.unreached(position, count)
         }
 

@@ -163,7 +163,11 @@ class Strategy(Protocol):
     `needs` is the form asked of the rule (None: `step` alone). `exact` promises the result of `sequential` to rounding.
     Optional: `around(rule)` gives the rule as layers are to see it, where a strategy has more outer parameters than the
     rule or reads another way than `rule.read`; it raises CompositionError for a rule that cannot be served. `inherits`
-    promises the result of `sequential` where the form itself is exact.
+    promises the result of `sequential` where the form itself is exact. What concerns its clocks, all of it optional and
+    in tokens that a level writes: `anchors` (int), from one memory at which inner gradients are taken to the next;
+    `detach`, whether outer gradients end there; `late(param)`, on whose next multiple what is written is read (0: at
+    once), by the name of a parameter or None for all; `borders`, multiples at which a read may change though nothing
+    is written; `restarts`, after how many a named part of the state begins anew. Laws: specs/protocols.md.
     """
 
     name: str
@@ -214,8 +218,9 @@ class Composition(Protocol):
     `attends` and `remembers` say which of the two it wants made, `recalls` whether it reads without writing. The
     state it gets and returns holds `memory` and `attention` where it wants them, and whatever it adds itself in
     `init_state(parts)`, which gets the first state of both. Optional: a keyword `window` of the constructor is given
-    the attention window in tokens; `rows` (1) says how many rows it shows attention for every token; `causal = False`
-    marks a wiring that is made for study and cannot promise causality.
+    the attention window in tokens; `rows` (1) says how many rows it shows attention for every token; `late` (0) that it
+    looks at what was written at multiples of so many tokens alone; `causal = False` marks a wiring that is made for
+    study and cannot promise causality.
     """
 
     attends: bool

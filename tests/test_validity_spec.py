@@ -12,7 +12,7 @@ import torch
 from hecate_core import memory
 from hecate_core.checking.validity import judged, verdict
 from hecate_core.composed import ComposedRule
-from hecate_core.composing import rule_of, strategy_of
+from hecate_core.composing import leveled_memory, rule_of, strategy_of
 from hecate_core.errors import CompositionError
 from hecate_core.forms import Affine, Linearised, Refused
 from hecate_core.joined import Joined
@@ -130,6 +130,9 @@ def refusal(row: Mapping[str, Any]) -> str:
             Joined(parts=[part("retention", one) for one in row["parts"]])
         elif "knobs" in row:
             composed(row["knobs"])
+        elif "reset" in row:
+            given = dict(row["reset"])
+            leveled_memory(8, 2, levels=[given.pop("level")], **given)
         else:
             case = RuleCase(rule_of(row["starts"]))
             tokens = case.tokens(5, inner=True)
@@ -162,8 +165,17 @@ def test_each_refusal_needs_both_of_its_parts(row: dict[str, Any]) -> None:
         assert row["words"] not in found, f"{kind} has no part in it"
 
 
-def test_a_reset_of_a_level_begins_the_chunk_grid_anew() -> None:
-    """Tokens 0 to 5 and 6 to 9 under chunk 4: `frozen` from a first state at token 6, as levels do it, is two texts."""
+@pytest.mark.parametrize("row", [one for one in TABLE["refused"] if "reset" in one], ids=lambda row: row["what"])
+def test_a_reset_is_refused_for_its_anchors_alone(row: dict[str, Any]) -> None:
+    """Served where no gradient is frozen, and at the end of a chunk."""
+    given = dict(row["reset"])
+    level, anchors = given.pop("level"), int(row["words"].partition("every ")[2].partition("th")[0])
+    leveled_memory(8, 2, levels=[level], **{**given, "strategy": "sequential"})
+    leveled_memory(8, 2, levels=[level], **{**given, "grain": anchors})
+
+
+def test_a_document_between_calls_begins_anew_wherever_it_lies_in_a_chunk() -> None:
+    """Tokens 0 to 5 and 6 to 9 under chunk 4: from a first state at token 6 the second text is as if it stood alone."""
     case, strategy = RuleCase(rule_of("titans")), Frozen(chunk=4)
     tokens = case.tokens(10, inner=True)
     reads = []

@@ -53,6 +53,11 @@ class ModelCase:
         logits, after = self.model(ids, self.model.init_state(len(ids)) if state is None else state, write)
         return logits.detach(), after.map(torch.Tensor.detach)
 
+    def longer(self, count: int) -> Tensor:
+        """The ids and more behind them, `count` tokens in all."""
+        random, vocab = torch.Generator().manual_seed(2), self.config.model.vocab
+        return torch.cat((self.ids, torch.randint(0, vocab, (BATCH, count - COUNT), generator=random)), 1)
+
     def levels(self) -> Iterator[tuple[str, LevelSpec, int]]:
         """Where each memory level keeps its state, its periods and its grain."""
         memory = self.config.model.memory
@@ -183,6 +188,20 @@ def state_keeps_shape_and_precision(case: ModelCase) -> None:
                 raise Failed(f"in {dtype} the memory {name} is {one.dtype}; expected float32 or wider")
 
 
+@ARCHITECTURE.check
+def state_is_no_parameter(case: ModelCase) -> None:
+    """What is carried on shares no storage with a parameter: an outer step in place would move it unseen."""
+    own = {one.untyped_storage().data_ptr(): name for name, one in case.model.named_parameters() if one.numel()}
+    first = case.model.init_state(1)
+    states = [("the first state", first)]
+    if case.causal:
+        states += [(f"after {count} tokens", case.run(case.ids[:1, :count], first)[1]) for count in (1, 5, COUNT)]
+    for when, state in states:
+        for path, one in state.flat().items():
+            if one.numel() and one.untyped_storage().data_ptr() in own:
+                raise Failed(f"{when}: state.{path} is stored in {own[one.untyped_storage().data_ptr()]}; copy it")
+
+
 def _blank(state: State) -> State:
     flat = {name: torch.zeros_like(one) for name, one in state.flat().items()}
     return unflat(flat, dict.fromkeys(positions_of(state), 0))
@@ -209,8 +228,7 @@ def gradient_reaches_every_parameter(case: ModelCase) -> None:
 
 def _unreached(case: ModelCase, named: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     """Those of the parameters that a text of `count` tokens gives no gradient; Failed for one that is not finite."""
-    more = torch.randint(0, case.config.model.vocab, (BATCH, count - COUNT), generator=torch.Generator().manual_seed(2))
-    ids = torch.cat((case.ids, more), 1)
+    ids = case.longer(count)
     loss = next_token_loss(case.model(ids, case.model.init_state(BATCH))[0], ids.roll(-1, 1))
     grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     left: dict[str, Tensor] = {}
@@ -224,11 +242,15 @@ def _unreached(case: ModelCase, named: Mapping[str, Tensor], count: int) -> dict
 
 @ARCHITECTURE.check
 def memory_is_heard(case: ModelCase) -> None:
-    """With the memory kept from writing the logits are others; it rests and is still read."""
+    """With the memory kept from writing the logits are others, in longer texts where it is read late."""
     list(case.levels())
     state = case.run()[1] if case.causal else None
-    if same_bits(case.run(state=state, write=torch.zeros(BATCH, COUNT, dtype=torch.bool))[0], case.run(state=state)[0]):
-        raise Failed("writing changes no logits: the memory is not read, or the write mask is lost")
+    for count in LONGER:
+        ids = case.longer(count)
+        resting = case.run(ids, state, torch.zeros(BATCH, count, dtype=torch.bool))[0]
+        if not same_bits(resting, case.run(ids, state)[0]):
+            return
+    raise Failed("writing changes no logits: the memory is not read, or the write mask is lost")
 
 
 @ARCHITECTURE.check

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import attrs
+import torch
 
+from hecate_core.anchoring import demand_resets_on_anchors, fitting_grain
 from hecate_core.cms import DEPLOYMENTS
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.config import Config, Reference, make_config
+from hecate_core.config.schema import Memory, Model
 from hecate_core.corpus import Corpus
 from hecate_core.errors import HecateError
+from hecate_core.levels import LevelSpec, levels_of
 from hecate_core.registry import registry
 
 WIDTH_PER_HEAD, HEADS, DEPTH, VOCAB = 4, 2, 2, 17
@@ -39,31 +43,35 @@ Row = dict[str, Any]
 
 
 def tiny(config: Config) -> Config:
-    """The same model at a size that takes milliseconds; choices stay, numbers shrink."""
+    """The same model at a size that takes milliseconds; choices stay, numbers shrink.
+
+    A text is long enough that what is written is read in it, however late; resets stay where anchors are.
+    """
     model, heads = config.model, min(config.model.heads, HEADS)
     memory = model.memory
     if memory is not None:
         chunk = min(memory.chunk, CHUNK)
         grain = None if memory.grain is None else max(1, round(memory.grain * chunk / memory.chunk))
         memory = attrs.evolve(memory, chunk=chunk, grain=grain, conv=min(memory.conv, CONV))
+        memory = _on_anchors(memory)
     attention = attrs.evolve(
         model.attention,
         window=min(model.attention.window, WINDOW),
         persistent=min(model.attention.persistent, PERSISTENT),
     )
-    depth = min(model.depth, DEPTH)
+    depth, length = min(model.depth, DEPTH), LENGTH * (1 + _late(model, memory) // LENGTH)
     blocks = model.cms.blocks
     if blocks is not None:  # whichever are left, or the last
         blocks = tuple(one for one in blocks if one < depth) or ((depth - 1,) if blocks else ())
     return attrs.evolve(
         config,
-        data=attrs.evolve(config.data, path=None, task=None, context=None, batch=BATCH, length=LENGTH),
+        data=attrs.evolve(config.data, path=None, task=None, context=None, batch=BATCH, length=length),
         model=attrs.evolve(
             model,
             width=WIDTH_PER_HEAD * heads,
             heads=heads,
             depth=depth,
-            cms=attrs.evolve(model.cms, grain=LENGTH, blocks=blocks),
+            cms=attrs.evolve(model.cms, grain=length, blocks=blocks),
             vocab=min(model.vocab, VOCAB),
             attention=attention,
             memory=memory,
@@ -71,6 +79,33 @@ def tiny(config: Config) -> Config:
         schedule=attrs.evolve(config.schedule, warmup=0, decay="constant"),
         run=attrs.evolve(config.run, accumulate=min(config.run.accumulate, 2), device="cpu", threads=1),
     )
+
+
+def _on_anchors(memory: Memory) -> Memory:
+    """The memory with a grain that keeps resets on anchors; as it is where its parts cannot be made."""
+    try:
+        rule = rule_of(memory.rule)
+        strategy = strategy_of(memory.strategy.plain(), rule, chunk=memory.chunk)
+    except HecateError:
+        return memory
+    specs = [LevelSpec(**attrs.asdict(level)) for level in memory.levels]
+    given = memory.grain or memory.chunk
+    grain = fitting_grain(strategy, rule, specs, given)
+    return memory if grain == given else attrs.evolve(memory, grain=grain)
+
+
+def _late(model: Model, memory: Memory | None) -> int:
+    """Tokens after which at the latest what is written is read; 0 where that cannot be said."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            join = registry().create("composition", model.composition, width=1)
+        late: int = getattr(join, "late", 0)
+        if memory is not None and join.remembers:
+            strategy: Any = strategy_of(memory.strategy.plain(), rule_of(memory.rule), chunk=memory.chunk)
+            late = max(late, strategy.late() if hasattr(strategy, "late") else 0)
+    except HecateError:
+        return 0
+    return late
 
 
 def tiny_corpus(vocab: int, count: int = 1024) -> Corpus:
@@ -192,7 +227,10 @@ def impossible(row: Mapping[str, Any]) -> str | None:
     """Why the parts of a row do not fit together, or None; nothing is run."""
     knobs = {name: row[name] for name in ("structure", "bias", "retention", "algorithm")}
     try:
-        strategy_of(row["strategy"], rule_of(knobs), chunk=CHUNK)
+        rule = rule_of(knobs)
+        strategy = strategy_of(row["strategy"], rule, chunk=CHUNK)
+        for index, spec in enumerate(levels_of(row.get("levels"), LevelSpec)):
+            demand_resets_on_anchors(strategy, rule, spec, CHUNK, f"levels[{index}]")
     except HecateError as error:
         return str(error)
     return None

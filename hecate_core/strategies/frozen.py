@@ -6,7 +6,7 @@ Chunks lie on an absolute grid and the anchor is state, so however a text is cut
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -51,8 +51,8 @@ class Frozen:
         *,
         chunk: int = 16,
         detach: bool = False,
-        link: str = "token",
-        read: str = "token",
+        link: Literal["token", "chunk"] = "token",
+        read: Literal["token", "anchor"] = "token",
         pair: DecayedLinearPair = REFERENCE,
         step_pair: Any = None,
         link_pair: Any = None,
@@ -68,6 +68,12 @@ class Frozen:
         self.chunk, self.detach, self.link, self.read, self.pair = chunk, detach, link, read, pair
         self.step_pair, self.link_pair = step_pair, link_pair
         self.inherits = (link, read) == ("token", "token")
+        self.anchors = chunk
+        self.borders = () if self.inherits else (chunk,)
+
+    def late(self, param: str | None = None) -> int:
+        """With `read = "anchor"`, the chunk: what is written is read when the next one begins."""
+        return self.chunk if self.read == "anchor" else 0
 
     def init_state(self, rule: MemoryRule, params: Params, batch: int) -> State:
         """The rule's first state and the anchor of the first chunk."""
@@ -199,9 +205,13 @@ class _Walk:
         return State.of({name: one if due[name] else self._anchor[name] for name, one in fresh.items()})
 
     def end(self) -> State:
-        """The state after the last token, laid out as a saved one: strides decide how products are summed."""
+        """The state after the last token, laid out as a saved one: strides decide how products are summed.
+
+        The anchor of a first chunk may be a parameter: what is carried on must not move with it.
+        """
         plain = torch.Tensor.contiguous
-        memory, anchor = State.of(memories(self._stored)).map(plain), self._anchor.map(plain)
+        memory = State.of(memories(self._stored)).map(plain)
+        anchor = self._anchor.map(lambda one: one.clone(memory_format=torch.contiguous_format))
         state = self._state.put(self._form.memory, memory).replace(anchor=anchor)
         if self._form.momentum is not None:
             state = state.put(self._form.momentum, State.of(momenta(self._stored)).map(plain))

@@ -10,7 +10,7 @@ from hecate_core.mixer import Mixer
 from hecate_core.records import State, positions_of, unflat
 from hecate_core.shapes import Tensor
 from hecate_core.testing.engine import Check, Failed, Suite, Unasked
-from hecate_core.testing.members import SCHEDULES, WIDTH, Cell, tiny_mixer
+from hecate_core.testing.members import CONV, SCHEDULES, WIDTH, Cell, tiny_mixer
 from hecate_core.testing.samples import demand_close, demand_same_state, demand_slope, relative, same_bits, unchanged
 
 # A memory made of core's own knobs; any other rule does, a composition must not care.
@@ -28,12 +28,17 @@ class CompositionCase:
         self._cell = Cell(composition, RULE if rule is None else rule, "chunkwise" if rule is None else "sequential")
         self.mixer = self.made()
         self.member: Any = self.mixer.join
+        self.late: int = getattr(self.member, "late", 0)
         random = torch.Generator().manual_seed(1)
         self.x = torch.randn(BATCH, COUNT, WIDTH, generator=random, dtype=torch.float64)
 
     def made(self, schedule: str = "1", *, seed: int = 0) -> Mixer:
         """The mixer anew, under a level schedule, with weights from `seed`."""
         return tiny_mixer(self._cell, SCHEDULES[schedule], seed=seed)
+
+    def longer(self) -> Tensor:
+        """The activations once more and on, so that what is heard late is heard."""
+        return torch.cat([self.x] * (2 + self.late // COUNT), 1)[:, : COUNT + self.late]
 
     def run(
         self,
@@ -82,8 +87,31 @@ def is_causal(case: CompositionCase) -> None:
             if not same_bits(y[:, :j], expected[:, :j]):
                 first = int((y != expected).any(-1).any(0).nonzero()[0])
                 raise Failed(f"changing token {j} changes the output of token {first} (levels {schedule})")
-            if same_bits(y[:, j], expected[:, j]):
+            if j >= case.late and same_bits(y[:, j], expected[:, j]):
                 raise Failed(f"token {j} has no influence on its own output")
+        _demand_late(case, mixer, schedule)
+
+
+def _demand_late(case: CompositionCase, mixer: Mixer, schedule: str) -> None:
+    """Of a composition that looks at its memory at borders: nothing is heard before the next one, and then it is.
+
+    Convolutions hear a token sooner: what they reach is left out.
+    """
+    if not case.late:
+        return
+    first = _heard(case, mixer, 0)[CONV : case.late]
+    if bool(first.any()):
+        raise Failed(f"token 0 is heard before token {case.late}, the next border (levels {schedule})")
+    if not bool(_heard(case, mixer, case.late - 1)[case.late + CONV :].any()):
+        raise Failed(f"token {case.late - 1} is not heard from token {case.late} on (levels {schedule})")
+
+
+def _heard(case: CompositionCase, mixer: Mixer, j: int) -> Tensor:
+    """Which outputs of a longer text change with token j."""
+    x = case.longer()
+    other = x.clone()
+    other[:, j] = 1.0 - 3.0 * x[:, j]
+    return (case.run(x, mixer=mixer)[0] != case.run(other, mixer=mixer)[0]).any(-1).any(0)
 
 
 @COMPOSITION.check
@@ -233,9 +261,10 @@ def weights_go_through_a_state_dict(case: CompositionCase) -> None:
     other.load_state_dict(moved)
     fresh = case.made(seed=1)
     fresh.load_state_dict(moved)
-    if not same_bits(case.run(mixer=other)[0], case.run(mixer=fresh)[0]):
+    x = case.longer()
+    if not same_bits(case.run(x, mixer=other)[0], case.run(x, mixer=fresh)[0]):
         raise Failed("two mixers with one state dict give different outputs")
-    if same_bits(case.run(mixer=other)[0], case.run()[0]):
+    if same_bits(case.run(x, mixer=other)[0], case.run(x)[0]):
         raise Failed("other weights give the same outputs: something stands outside the state dict")
 
 
@@ -243,10 +272,11 @@ def weights_go_through_a_state_dict(case: CompositionCase) -> None:
 def gradient_reaches_every_parameter(case: CompositionCase) -> None:
     """The outer loop can learn everything, and along a random direction the gradient is the true one."""
     named = {name: one for name, one in case.mixer.named_parameters() if one.numel()}
-    weighting = torch.randn(case.x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = case.longer()
+    weighting = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
     def loss() -> Tensor:
-        y: Tensor = case.mixer(case.x, case.mixer.init_state(BATCH))[0]
+        y: Tensor = case.mixer(x, case.mixer.init_state(BATCH))[0]
         return (y * weighting).sum()
 
     grads = torch.autograd.grad(loss(), list(named.values()), allow_unused=True)

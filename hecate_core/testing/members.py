@@ -6,10 +6,12 @@ from typing import Any
 import attrs
 import torch
 
+from hecate_core.anchoring import fitting_grain
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.config.reference import Reference
 from hecate_core.errors import CompositionError
 from hecate_core.frequency import FrequencyGate
+from hecate_core.levels import levels_of
 from hecate_core.mixer import Mixer
 from hecate_core.protocols import MemoryRule, Strategy
 from hecate_core.registry import registry
@@ -87,12 +89,14 @@ def tiny_mixer(
     attention = {"window": WINDOW, "persistent": PERSISTENT, "rotary": True}
     options: dict[str, Any] | None = None
     if cell.rule is not None:
+        made = rule_of(cell.rule)
+        spread = strategy_of(cell.strategy, made, chunk=CHUNK)
         options = {
-            "rule": cell.rule,
+            "rule": made,
             "strategy": cell.strategy,
             "chunk": CHUNK,
             "levels": levels,
-            "grain": CHUNK + 1,
+            "grain": fitting_grain(spread, made, levels_of(levels), CHUNK + 1),
             "conv": CONV,
             "widths": {"M": SLOTS},
             **(memory or {}),

@@ -1,6 +1,8 @@
 """What a strategy must do with a rule, one function per law; the suites of rules and of strategies share them."""
 
+import inspect
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -11,7 +13,6 @@ from hecate_core.forms import Linearised, Refused
 from hecate_core.protocols import Strategy
 from hecate_core.records import State, Tokens, unflat
 from hecate_core.shapes import Tensor
-from hecate_core.strategies.anchored import back_in_domain
 from hecate_core.strategies.sequential import Sequential
 from hecate_core.testing.engine import Failed
 from hecate_core.testing.samples import (
@@ -25,6 +26,7 @@ from hecate_core.testing.samples import (
     same_bits,
     unchanged,
 )
+from hecate_core.testing.stored import Held, crossed, demand_rest, parts, with_anchors_held
 
 COUNT = 13  # tokens: three chunks of four and a ragged end
 EXACT = 1e-9  # float64: the same sums in another order
@@ -34,6 +36,12 @@ Law = Callable[[RuleCase, Strategy], None]
 
 LOOP = cast(Strategy, Sequential())
 """The token loop: what every strategy is measured against."""
+
+
+def late(strategy: Strategy) -> int:
+    """The tokens on whose next multiple what is written is read; 0: at once."""
+    period: int = strategy.late() if hasattr(strategy, "late") else 0
+    return period
 
 
 def run(
@@ -105,39 +113,34 @@ def masked_tokens_rest(case: RuleCase, strategy: Strategy) -> None:
     write = torch.zeros(BATCH, COUNT, dtype=torch.bool)
     y, after = run(case, strategy, tokens, state, write)
     what = f"{strategy.name}, no token may write"
-    names = case.rule.init_state(case.params, BATCH).flat()
-    settled, before = _settled(case, after).flat(), _settled(case, state).flat()
-    for name in names:
-        demand_close(f"{what}: state.{name}", settled[name], before[name], EXACT)
-    shown = presented(case.rule, strategy)
-    demand_close(f"{what}: reads", y, shown.read(case.params, state, tokens.q), EXACT)
+    demand_rest(what, case, strategy, state, after, None)
+    demand_close(f"{what}: reads", y, _read_at_rest(case, strategy, tokens, state), EXACT)
     write[0] = True
     mixed, after = run(case, strategy, tokens, state, write)
     expected, _ = run(case, strategy, tokens, state)
     demand_close(f"{strategy.name}, row 0 may write", mixed[0], expected[0], EXACT)
-    for name in names:
-        found = _settled(case, after).flat()[name][1]
-        demand_close(f"{strategy.name}, row 1 may not: {name}", found, before[name][1], EXACT)
+    demand_close(f"{strategy.name}, row 1 may not: reads", mixed[1], y[1], EXACT)
+    demand_rest(f"{strategy.name}, row 1 may not", case, strategy, state, after, 1)
     if not strategy.exact:
         return
     write[:, 5:8] = False
     kept = [t for t in range(COUNT) if not 5 <= t < 8]
     _, after = run(case, strategy, tokens, state, write)
     _, without = run(case, strategy, tokens.map(lambda one: one[:, :, kept]), state)
-    for name in names:
+    for name in case.rule.init_state(case.params, BATCH).flat():
         what = f"{strategy.name}, tokens 5 to 7 masked against left out: {name}"
         demand_close(what, after.flat()[name][0], without.flat()[name][0], EXACT)
 
 
-def _settled(case: RuleCase, state: State) -> State:
-    """The state with its memory back in its domain: inside a chunk a strategy may store it outside."""
-    form = case.rule.offers(Linearised)
-    if isinstance(form, Refused) or form.project is None:
-        return state
-    stored, written = state.at(form.memory), state.get("unprojected")
-    if written is None:
-        return state.put(form.memory, stored.map(form.project))
-    return state.put(form.memory, State.of(back_in_domain(stored, form.project, written)))
+def _read_at_rest(case: RuleCase, strategy: Strategy, tokens: Tokens, state: State) -> Tensor:
+    """Plain reads of tokens none of which writes; the strategy itself carries the state to the borders it declares."""
+    shown, reads = presented(case.rule, strategy), []
+    borders = crossed(getattr(strategy, "borders", ()), state.position, COUNT)
+    for begin, end in pairwise((0, *borders, COUNT)):
+        some = piece(tokens, begin, end)
+        reads.append(shown.read(case.params, state, some.q))
+        _, state = run(case, strategy, some, state, torch.zeros(BATCH, end - begin, dtype=torch.bool))
+    return torch.cat(reads, 2)
 
 
 def no_token_and_one_token(case: RuleCase, strategy: Strategy) -> None:
@@ -215,19 +218,41 @@ def state_keeps_its_shape(case: RuleCase, strategy: Strategy) -> None:
 def chunk_one_is_the_step(case: RuleCase, strategy: Strategy) -> None:
     """A strategy over linearised changes with chunk 1 takes every gradient where `step` takes it.
 
-    Not so where an anchor serves several chunks by the rule's own word (`Linearised.renewed`).
+    Not so where an anchor serves several chunks by the rule's own word (`Linearised.renewed`), or where what is written
+    is read late by the strategy's.
     """
-    if strategy.needs is not Linearised or not hasattr(strategy, "chunk"):
+    if strategy.needs is not Linearised or not hasattr(strategy, "chunk") or late(strategy):
         return
     form = case.rule.offers(Linearised)
     if not isinstance(form, Refused) and any(chunks > 1 for chunks in (form.renewed or {}).values()):
         return
-    strategy = type(strategy)(chunk=1)  # type: ignore[call-arg]
+    options = inspect.signature(type(strategy)).parameters
+    same = {name: getattr(strategy, name) for name in options if hasattr(strategy, name)}
+    strategy = type(strategy)(**{**same, "chunk": 1})
     tokens = case.tokens(COUNT, inner=True)
     expected, _ = run(case, LOOP, tokens)
     demand_close(
         f"{strategy.name} with chunk 1 against the token loop", run(case, strategy, tokens)[0], expected, EXACT
     )
+
+
+def reads_come_as_late_as_declared(case: RuleCase, strategy: Strategy) -> None:
+    """What a token writes is read from the next multiple of `late` tokens on, and no sooner."""
+    period = late(strategy)
+    if not period:
+        return
+    count = period + COUNT
+    tokens = case.tokens(count, inner=True)
+    expected, _ = run(case, strategy, tokens)
+    written = {name: one for name, one in tokens.items() if name != "q"}
+    for j in sorted({0, period - 1, period}):
+        changed = {name: _changed(one, j, name in case.rule.gates) for name, one in written.items()}
+        y, _ = run(case, strategy, tokens.replace(**changed))
+        border = (j // period + 1) * period
+        if not same_bits(y[:, :, :border], expected[:, :, :border]):
+            raise Failed(f"{strategy.name}: token {j} is read before token {border}, the next multiple of {period}")
+        if j == border - 1 and same_bits(y[:, :, border:], expected[:, :, border:]):
+            raise Failed(f"{strategy.name}: token {j} is not read from token {border} on")
 
 
 def refusal_has_a_reason(case: RuleCase, strategy: Strategy) -> None:
@@ -246,21 +271,30 @@ def refusal_has_a_reason(case: RuleCase, strategy: Strategy) -> None:
 
 
 def gradients_equal_differences(case: RuleCase, strategy: Strategy) -> None:
-    """Gradients of reads and state, along a random direction of all that came in, equal finite differences."""
+    """Gradients of reads and state, along a random direction of all that came in, equal finite differences.
+
+    Of a strategy that detaches, those of the function that takes inner gradients where they were taken: anchors held.
+    """
+    case, held = with_anchors_held(case, strategy)
     for what, leaves, rebuilt in _groups(case, strategy):
         random = torch.Generator().manual_seed(5)
         directions = [torch.randn(leaf.shape, generator=random, dtype=leaf.dtype) for leaf in leaves]
         tracked = [leaf.clone().requires_grad_() for leaf in leaves]
-        grads = torch.autograd.grad(rebuilt(tracked), tracked, allow_unused=True)
+        if held is not None:
+            held.first()
+        total = rebuilt(tracked)  # a constant where the state is dropped, as where memories begin anew
+        grads = torch.autograd.grad(total, tracked, allow_unused=True) if total.requires_grad else [None] * len(leaves)
         pairs = list(zip(grads, directions, strict=True))
         slope = sum(float((grad * direction).sum()) for grad, direction in pairs if grad is not None)
-        demand_slope(f"{strategy.name}: gradient by {what}", slope, _along(rebuilt, leaves, directions))
+        demand_slope(f"{strategy.name}: gradient by {what}", slope, _along(rebuilt, leaves, directions, held))
 
 
 def _along(
-    function: Callable[[list[Tensor]], Tensor], leaves: list[Tensor], directions: list[Tensor]
+    function: Callable[[list[Tensor]], Tensor], leaves: list[Tensor], directions: list[Tensor], held: Held | None
 ) -> Callable[[float], float]:
     def value(step: float) -> float:
+        if held is not None:
+            held.again()
         return float(function([leaf + step * to for leaf, to in zip(leaves, directions, strict=True)]))
 
     return value
@@ -315,8 +349,8 @@ def _scalar(case: RuleCase, strategy: Strategy, tokens: Tokens, state: State) ->
     y, after = run(case, strategy, tokens, state)
     random = torch.Generator().manual_seed(9)
     total = (y * torch.randn(y.shape, generator=random, dtype=y.dtype)).sum()
-    for name in case.rule.init_state(case.params, BATCH).flat():
-        tensor = after.flat()[name]
+    flat, names = after.flat(), case.rule.init_state(case.params, BATCH).flat()
+    for tensor in (flat[f"{part}.{name}" if part else name] for part in parts(case, after) for name in names):
         total = total + (tensor * torch.randn(tensor.shape, generator=random, dtype=tensor.dtype)).sum()
     return total
 
@@ -324,6 +358,7 @@ def _scalar(case: RuleCase, strategy: Strategy, tokens: Tokens, state: State) ->
 LAWS: tuple[Law, ...] = (
     equals_sequential,
     chunk_one_is_the_step,
+    reads_come_as_late_as_declared,
     is_causal,
     splits_change_nothing,
     masked_tokens_rest,

@@ -12,6 +12,8 @@ from hecate_core.testing import check_strategy
 
 from .planting import DELTA, planted
 
+LINKED = {"structure": "matrix", "bias": "l2", "retention": "sigmoid", "algorithm": "gd"}
+
 
 @planted("is-causal", check_strategy, rules=[DELTA])
 def leak_of_one_future_token() -> Any:
@@ -70,3 +72,81 @@ def write_mask_ignored() -> Any:
             return super().__call__(rule, params, tokens, state, None)
 
     return Strategy()
+
+
+@planted("gradients-equal-differences", check_strategy, rules=[DELTA])
+def detached_by_word_and_not_by_deed() -> Any:
+    class Strategy(Frozen):
+        def __call__(self, rule: Any, params: Any, tokens: Tokens, state: State, write: Any = None) -> Any:
+            return Frozen(chunk=self.chunk)(rule, params, tokens, state, write)
+
+    return Strategy(chunk=4, detach=True)
+
+
+@planted("gradients-equal-differences", check_strategy, rules=[DELTA])
+def anchor_cut_without_a_word() -> Any:
+    class Strategy(Frozen):
+        def __call__(self, rule: Any, params: Any, tokens: Tokens, state: State, write: Any = None) -> Any:
+            return Frozen(chunk=self.chunk, detach=True)(rule, params, tokens, state, write)
+
+    return Strategy(chunk=4)
+
+
+@planted("gradients-equal-differences", check_strategy, rules=[DELTA])
+def wrong_sign_in_a_detached_backward() -> Any:
+    class Strategy(Frozen):
+        def __call__(self, rule: Any, params: Any, tokens: Tokens, state: State, write: Any = None) -> Any:
+            return super().__call__(rule, params, tokens.replace(v=_Halved.apply(tokens.v)), state, write)
+
+    return Strategy(chunk=4, detach=True)
+
+
+@planted("reads-come-as-late-as-declared", check_strategy, rules=[DELTA])
+def reads_at_once_what_it_declares_late() -> Any:
+    class Strategy(Frozen):
+        def __call__(self, rule: Any, params: Any, tokens: Tokens, state: State, write: Any = None) -> Any:
+            return Frozen(chunk=self.chunk)(rule, params, tokens, state, write)
+
+    return Strategy(chunk=4, read="anchor")
+
+
+@planted("masked-tokens-rest", check_strategy, rules=[DELTA])
+def anchor_that_resting_tokens_hold_up() -> Any:
+    class Strategy(Frozen):
+        def __call__(self, rule: Any, params: Any, tokens: Tokens, state: State, write: Any = None) -> Any:
+            if write is not None and not bool(write.any()):
+                return self.recall(rule, params, state, tokens.q), state
+            return super().__call__(rule, params, tokens, state, write)
+
+    return Strategy(chunk=4, read="anchor")
+
+
+@planted("chunk-one-is-the-step", check_strategy, rules=[LINKED])
+def link_taken_before_the_first_write() -> Any:
+    class Strategy(Frozen):
+        def __call__(self, rule: Any, params: Any, tokens: Tokens, state: State, write: Any = None) -> Any:
+            y, after = super().__call__(rule, params, tokens, state, write)
+            if state.position % self.chunk == 0 and tokens.q.shape[2]:
+                y = torch.cat((self.recall(rule, params, state, tokens.q[:, :, :1]), y[:, :, 1:]), 2)
+            return y, after
+
+    return Strategy(chunk=4, link="chunk")
+
+
+@planted("splits-change-nothing", check_strategy, rules=[LINKED])
+def linked_weights_that_no_state_carries() -> Any:
+    class Strategy(Frozen):
+        def __call__(self, rule: Any, params: Any, tokens: Tokens, state: State, write: Any = None) -> Any:
+            first = self.init_state(rule, params, tokens.q.shape[0])
+            return super().__call__(rule, params, tokens, state.replace(seen=first.seen), write)
+
+    return Strategy(chunk=4, link="chunk")
+
+
+@planted("masked-tokens-rest", check_strategy, rules=[LINKED])
+def linked_weights_that_resting_reads_do_not_see() -> Any:
+    class Strategy(Frozen):
+        def recall(self, rule: Any, params: Any, state: State, q: Tensor) -> Tensor:
+            return super().recall(rule, params, state.replace(position=0), q)
+
+    return Strategy(chunk=4, link="chunk")

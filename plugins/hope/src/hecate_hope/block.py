@@ -31,6 +31,7 @@ class Hope(nn.Module):
             raise InputError(f"hope: segment = {segment}; expected an integer >= 1")
         self.recalls = read == "before"
         self._segment = segment
+        self.late = segment if self.recalls else 0
         self.gate = OutputGate(width)
         if self.recalls:  # read after the write, a block carries nothing of its own
             self.init_state = self._begun

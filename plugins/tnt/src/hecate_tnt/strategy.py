@@ -4,7 +4,8 @@ Spec: specs/strategies/tnt.md, Eq. 1 to 5. Limit: one local memory whose shard c
 projection, is `frozen`.
 """
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import torch
 
@@ -48,14 +49,14 @@ class TNT:
         self,
         *,
         global_chunk: int = 64,
-        reduce: str = "sum",
+        reduce: Literal["sum", "mean"] = "sum",
         local_chunks: tuple[int, ...] = (8,),
         shards: tuple[int, ...] = (64,),
         project: bool = True,
-        stage: int = 1,
+        stage: Literal[1, 2] = 1,
         fine_chunks: tuple[int, ...] = (1,),
         detach: bool = False,
-        link: str = "token",
+        link: Literal["token", "chunk"] = "token",
         pair: DecayedLinearPair | None = None,
         step_pair: Any = None,
         link_pair: Any = None,
@@ -75,6 +76,15 @@ class TNT:
         self._global = Frozen(chunk=max(global_chunk, 1), detach=detach, read="anchor", **more)
         self.pair, self.step_pair, self.link_pair = self._global.pair, step_pair, link_pair
         self._locals = [Frozen(chunk=one, detach=detach, link=link, **more) for one in chosen]
+        parts = [*([self._global] if global_chunk else []), *self._locals]
+        self.detach, self.anchors = detach, math.lcm(*(one.anchors for one in parts))
+        self.restarts = {f"local{index}": shard for index, shard in enumerate(self.shards)}
+        self.borders = (*self.shards, *(border for one in parts for border in one.borders))
+
+    def late(self, param: str | None = None) -> int:
+        """The global chunk: for the global memory's parameters, and for all where it is the only one."""
+        coarse = not self._locals if param is None else not param.startswith("local")
+        return self.global_chunk if coarse else 0
 
     def around(self, rule: MemoryRule) -> Memories:
         """The rule with the parameters and reads of all memories; CompositionError for keys that cannot project."""
@@ -135,8 +145,9 @@ class TNT:
         if self.global_chunk:
             reads.append(self._global.recall(plain, params, state, q))
         for index, shard in enumerate(self.shards):
-            mine, local = params_of(plain, params, index), state[f"local{index}"]
-            if state.position % shard == 0:
+            mine, phase = params_of(plain, params, index), state.position % shard
+            local = state[f"local{index}"].replace(position=phase)
+            if phase == 0:
                 local = self._fresh(index, plain, params, q.shape[0])
             asked = q @ local.projection.mT if self.project else q
             reads.append(self._locals[index].recall(plain, mine, local, asked))
