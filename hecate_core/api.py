@@ -7,7 +7,7 @@ from hecate_core.composed import ComposedRule
 from hecate_core.errors import CompositionError, ExitCode, HecateError, InputError, nearest
 from hecate_core.files import append_bytes
 from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused, Sequenced
-from hecate_core.gates import MOMENTUM, RETAIN, WRITE, Gate
+from hecate_core.gates import MOMENTUM, RETAIN, WRITE, Gate, steady_write
 from hecate_core.knobs.algorithms import GradientDescent, Momentum
 from hecate_core.knobs.biases import L2, Dot
 from hecate_core.knobs.channel_decay import ColumnDecay, RowDecay
@@ -124,6 +124,7 @@ __all__ = [
     "scaled",
     "segments",
     "sequence",
+    "steady_write",
     "times",
     "times_transposed",
 ]

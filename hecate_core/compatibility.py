@@ -111,29 +111,6 @@ def contracting(
     return ranges
 
 
-LONGEST, GAIN = 0.9, 2.0
-
-
-def surprising(
-    structure: Structure, bias: AttentionalBias, algorithm: Algorithm, gates: Mapping[str, Gate]
-) -> dict[str, Gate]:
-    """The gates, a momentum's ended where random unit keys leave a memory that errs bounded.
-
-    Measured and not derived (specs/rules/titans.md, Eq. 4): steps along keys that have gone by go on, so rates have to
-    end at GAIN (1 - momentum). A rule that says ranges of its own is not asked.
-    """
-    momentum = gates.get("momentum")
-    predicted = 0.0 if bias.affine is None else bias.affine[0]
-    if momentum is None or not algorithm.has_momentum or not (structure.linear and predicted):
-        return dict(gates)
-    high = min(momentum.high, LONGEST)
-    made = {"momentum": attrs.evolve(momentum, high=high, init=min(momentum.init, high * 8.0 / 9.0))}
-    for name in set(algorithm.gates) - {"momentum"}:
-        share = min(1.0, GAIN * (1.0 - high) / (predicted * gates[name].high))
-        made[name] = attrs.evolve(gates[name], high=share * gates[name].high, init=min(gates[name].init, share / 2.0))
-    return {**gates, **made}
-
-
 def _steps(retention: Retention, algorithm: Algorithm) -> set[str]:
     """The gates whose sizes add up along a unit key: the algorithm's rates, and an erase by the retention.
 

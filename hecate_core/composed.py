@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hecate_core.compatibility import clash, contracting, declared, stands_apart, surprising
+from hecate_core.compatibility import clash, contracting, declared, stands_apart
 from hecate_core.errors import CompositionError
 from hecate_core.forms import Affine, Factors, Linearised, Pace, Refused
 from hecate_core.gates import Gate, narrowed_gates
@@ -18,12 +18,17 @@ from hecate_core.ops.affine_column import ColumnTokens
 from hecate_core.protocols import Algorithm, AttentionalBias, FormT, Param, Rates, Retention, Structure
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Float, Tensor
+from hecate_core.steadying import steadied, steepness
 from hecate_core.weights import Kept, Shared, Turned, Weights, along, share_along
+
+NETWORK_SPAN = 16  # the ranges of networks are measured with errors taken 16 tokens at a time
 
 
 class ComposedRule:
-    """A memory rule from its knobs; `narrow` shrinks gate ranges or moves their start (specs/forms/composed.md, Eq. 8).
+    """A memory rule from its knobs; `narrow` shrinks gate ranges or moves their start.
 
+    Ranges: specs/forms/composed.md, Eq. 8 to 13. `span` is how many tokens may take their errors at one memory in
+    them (None: derived).
     State: `memory`, a record with what is stored per weight `[B, H, rows, columns]`, and with a momentum
     algorithm `momentum`, the same shapes. Raises CompositionError for knobs that cannot work together.
     """
@@ -40,6 +45,7 @@ class ComposedRule:
         algorithm: Algorithm,
         spec: str = "",
         narrow: Mapping[str, Mapping[str, float]] | None = None,
+        span: int | None = None,
     ) -> None:
         self.name, self.spec = name, spec
         self.structure, self.bias, self.retention, self.algorithm = structure, bias, retention, algorithm
@@ -54,10 +60,11 @@ class ComposedRule:
         try:
             gates = contracting(structure, bias, retention, algorithm, gates)
             if narrow is None:
-                gates = surprising(structure, bias, algorithm, gates)
+                gates = steadied(structure, bias, retention, algorithm, gates)
         except CompositionError as error:
             raise CompositionError(f"{name}: {error}") from None
         self.gates: Mapping[str, Gate] = narrowed_gates(gates, narrow or {}, name)
+        self._span = self._spanned(span)
         # A step that is summed or scaled before it enters the memory cannot carry what the retention takes out.
         self._beside = self._along is not None and stands_apart(algorithm, gates)
 
@@ -231,7 +238,20 @@ class ComposedRule:
             step_map=self.algorithm.step_map,
             exact=free and self.retention.project is None and runs,
             pace=self._pace,
+            span=self._span,
         )
+
+    def _spanned(self, given: int | None) -> int | None:
+        """How many tokens may take their errors at one memory; None where steps do not follow what it answers."""
+        steep = steepness(self.bias)
+        if self.retention.domain != "real" or self.algorithm.step_map is not None:
+            return None
+        if self.structure.linear and not steep:
+            return None
+        if given is not None or not self.structure.linear:
+            return NETWORK_SPAN if given is None else given
+        fixed = getattr(self.algorithm, "rate", None)
+        return 1 if fixed is None else max(1, int(1.0 / (steep * fixed)))
 
     def _pace(self, tokens: Tokens) -> Pace:
         rates = self.algorithm.rates(tokens)

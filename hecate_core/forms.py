@@ -97,7 +97,9 @@ class Linearised:
     for one token, whose read is that of the last; with a `step_map` only the last may have an `inject`. `gather` is
     asked first. `pace(tokens)`, where a rule can give it, is the decays of `factors` without an anchor: a strategy
     then prepares all chunks of a call at once. `renewed` says how many chunks the anchor of a stored weight serves
-    (None, and a name that it lacks: one).
+    (None, and a name that it lacks: one). `span` is how many tokens may take their errors at one anchor while every
+    value in the rule's declared gate ranges stays stable (specs/forms/linearised.md, Eq. 14; None: any number, or the
+    rule does not know).
     """
 
     factors: Callable[[Params, State, Tokens], Factors]
@@ -113,6 +115,7 @@ class Linearised:
     group: int = 1
     gather: Gather | None = None
     renewed: Mapping[str, int] | None = None
+    span: int | None = None
 
     @property
     def grows_by_op(self) -> bool:

@@ -77,6 +77,14 @@ def narrowed_gates(gates: Mapping[str, Gate], limits: Mapping[str, Mapping[str, 
     return made
 
 
+def steady_write(momentum: float) -> float:
+    """The largest step along the error of unit keys that no order of them can make grow, under a momentum below 1.
+
+    2 (1 - m)^2 / (1 + m), for memories that keep all (specs/rules/titans.md, Eq. 5).
+    """
+    return 2.0 * (1.0 - momentum) ** 2 / (1.0 + momentum)
+
+
 # The field's three gates by role; a component takes one of these or narrows it.
 RETAIN = Gate(0.0, 0.9999, init=0.98)
 WRITE = Gate(0.0, 1.0, init=0.5, domain=(0.0, math.inf))

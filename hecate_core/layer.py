@@ -26,6 +26,7 @@ from hecate_core.protocols import MemoryRule, Strategy, Widths
 from hecate_core.records import State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
 from hecate_core.strategies.documents import restarting, resting
+from hecate_core.strategy_gates import gates_under
 
 
 class LevelMemory(nn.Module):
@@ -50,7 +51,8 @@ class LevelMemory(nn.Module):
         self._rule, self._strategy, self._spec, self._grain, self._writes = rule, strategy, spec, grain, writes
         self.front = front
         self.asking = asking
-        self.gates = GateHead(width, narrowed_gates(rule.gates, spec.gates, f"levels[{index}]"), widths)
+        ranges = narrowed_gates(gates_under(rule, strategy), spec.gates, f"levels[{index}]")
+        self.gates = GateHead(width, ranges, widths)
         self.params = RuleParams(rule, widths)
         self.head_size = max((size for axis, size in widths.items() if axis != "H"), default=0)
         if spec.frequency == "learned" and index == 0:

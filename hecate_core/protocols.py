@@ -43,7 +43,8 @@ class Structure(Protocol):
     `layers` maps each weight to its (rows, columns) in width letters. `linear` promises that the prediction
     is one weight applied to k. `params` are the first weights and further outer parameters (norms). A structure
     with a width of its own says what it follows from in `widths`: `{"F": (4, "K")}`, and one whose weights cannot be
-    any number where they live in `domain` (see `Retention`). `predict`, where there is one, gives the prediction
+    any number where they live in `domain` (see `Retention`). One whose answer does not grow with its weights says
+    `normalised = True`. `predict`, where there is one, gives the prediction
     of `trace` without what only a pullback needs.
     """
 
@@ -167,7 +168,8 @@ class Strategy(Protocol):
     in tokens that a level writes: `anchors` (int), from one memory at which inner gradients are taken to the next;
     `detach`, whether outer gradients end there; `late(param)`, on whose next multiple what is written is read (0: at
     once), by the name of a parameter or None for all; `borders`, multiples at which a read may change though nothing
-    is written; `restarts`, after how many a named part of the state begins anew. Laws: specs/protocols.md.
+    is written; `restarts`, after how many a named part of the state begins anew. Laws: specs/protocols.md. `summed` (1)
+    is the most steps that are added up along errors of one memory: write gates end earlier for it.
     """
 
     name: str

@@ -54,6 +54,7 @@ class MLP:
         borders = ["K", *["F"] * (depth - 1), "V"]
         self.layers: Mapping[str, tuple[str, str]] = {f"w{i + 1}": (borders[i + 1], borders[i]) for i in range(depth)}
         self.linear = depth == 1 and not residual and not norm
+        self.normalised = norm
         self.widths: Mapping[str, tuple[float, str]] = {"F": (expansion, "K")} if depth > 1 else {}
         self.params: Mapping[str, Param] = {
             name: Param(f"H {rows} {columns}", start) for name, (rows, columns) in self.layers.items()

@@ -68,7 +68,7 @@ class Frozen:
         self.chunk, self.detach, self.link, self.read, self.pair = chunk, detach, link, read, pair
         self.step_pair, self.link_pair = step_pair, link_pair
         self.inherits = (link, read) == ("token", "token")
-        self.anchors = chunk
+        self.anchors = self.summed = chunk
         self.borders = () if self.inherits else (chunk,)
 
     def late(self, param: str | None = None) -> int:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from hecate_titans.titans import titans
 
 from hecate_core import memory
 
@@ -27,5 +28,7 @@ def test_below_the_bound_no_angle_grows_and_above_it_one_does(momentum: float) -
     assert max(largest_read(3.0 * bound, momentum, 1.0, one) for one in angles) > 1e4
 
 
-def test_the_starts_of_the_gates_grow_under_some_angle() -> None:
-    assert largest_read(0.1, 0.8, 0.98, 0.171) > 1e6
+def test_the_ends_of_the_gates_grow_under_no_angle() -> None:
+    gates = titans().gates
+    ends = (gates["write"].high, gates["momentum"].high)
+    assert max(largest_read(*ends, 0.9999, 0.01 * one) for one in range(0, 315, 5)) < 60.0

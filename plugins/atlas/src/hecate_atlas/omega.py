@@ -4,9 +4,9 @@ Spec: specs/rules/omega.md. Limit: window 1 with identity features is the error-
 """
 
 from hecate_atlas.rule import WindowRule
-from hecate_core.api import MLP, MOMENTUM, RETAIN, WRITE, CompositionError, Gate, Matrix, Structure
+from hecate_core.api import MLP, MOMENTUM, RETAIN, WRITE, CompositionError, Gate, Matrix, Structure, steady_write
 
-AT_MOST = MOMENTUM.narrowed(high=0.9, init=0.8)
+AT_MOST = MOMENTUM.narrowed(high=0.6, init=0.5)
 
 
 def gates_of(name: str, window: int, *, write: Gate, momentum: Gate | None) -> dict[str, Gate]:
@@ -35,7 +35,7 @@ def omega(
     if depth > 1:
         high, most = (0.01, AT_MOST) if momentum else (0.1, MOMENTUM)
     elif momentum:
-        high, most = 0.2, AT_MOST  # as for Titans with a matrix
+        high, most = steady_write(AT_MOST.high), AT_MOST  # as for Titans with a matrix
     gates = gates_of(
         "omega",
         window,

@@ -63,6 +63,8 @@ class WindowRule:
         self._structure, self._bias, self._size, self._mapped = structure, L2(), window, features == "poly2"
         self._has_momentum = "momentum" in gates
         self._step_map = None if orthogonal is None else orthogonal.step_map
+        # An orthogonal step has its length whatever the errors were; an MLP's ranges are measured with chunks of 16.
+        self._span = None if self._step_map is not None else 1 if structure.linear else 16
         self._inside = orthogonal is not None and orthogonal.rate == "inside"
         weights = {one: attrs.evolve(p, axes=p.axes.replace("K", "P")) for one, p in structure.params.items()}
         before = {f"window_{one}": Param(f"H L {one.upper()}", learned=False) for one in ("k", "v")}
@@ -119,7 +121,7 @@ class WindowRule:
             momentum = "momentum" if self._has_momentum else None
             return Linearised(
                 self._factors, self._read, memory="memory", momentum=momentum, pace=self._pace,
-                step_map=self._step_map, group=self._size, gather=self._gather,
+                step_map=self._step_map, group=self._size, gather=self._gather, span=self._span,
             )  # fmt: skip
         if self._step_map is not None:
             return Refused("algorithm: maps the step")

@@ -34,6 +34,7 @@ from hecate_core.api import (
 from hecate_hope.parts import Part, bounded, unit
 
 RETAIN = Gate(0.5, 0.9999, init=0.98)  # bounded like a gate, though a memory makes it; so is the step size
+LASTING = MOMENTUM.narrowed(high=0.9, init=0.8)
 MOMENTUM_GAIN = 10.0  # steps under a momentum of 0.9 add up to this, so the largest of them shrinks by it
 ERASES = ("first", "layers", "none")
 TINY = 1e-12  # an input of nothing has nothing to erase
@@ -87,7 +88,7 @@ class SelfModifyingTitans:
         projections = ["key", "value", "write", "retain", *(["query"] if adapt_q else [])]
         self._parts = {name: Part(name, made, square=True) for name in projections}
         self._parts["main"] = Part("main", made)
-        self.gates: Mapping[str, Gate] = {**self._bias.gates, **({"momentum": MOMENTUM} if momentum else {})}
+        self.gates: Mapping[str, Gate] = {**self._bias.gates, **({"momentum": LASTING} if momentum else {})}
         rows = {f"{name}_row": Param("H K", 1.0) for name in self.rates}
         shifts = {f"{name}_shift": Param("H") for name in self.rates}
         declared = [one for part in self._parts.values() for one in part.params.items()]

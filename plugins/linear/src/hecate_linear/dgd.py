@@ -26,4 +26,5 @@ def dgd(*, bias: Any = "dot", erase: str = "write", learn_start: bool = False) -
         algorithm=DeltaGradientDescent(erase=erase),
         spec="rules/dgd.md",
         narrow=None if loss.affine is not None else {"write": FROZEN, **({"erase": FROZEN} if erase == "gate" else {})},
+        span=None if loss.affine is not None else 16,
     )

@@ -34,6 +34,8 @@ def moneta(
     narrow = {"write": {"high": largest, "init": largest / 10.0}}
     if link == "printed" and not norm:
         narrow["retain"] = {"low": 0.9}  # its weights grow as 1 / A, and without a norm the next step with them
+    elif link != "printed" and norm:
+        narrow["retain"] = {"low": 0.9}  # where less is kept, steps behind a norm grow as 1 / weights
     return ComposedRule(
         "moneta",
         structure=MLP(depth=depth, expansion=expansion, activation=activation, residual=residual, norm=norm),

@@ -12,8 +12,8 @@ PLAIN = {"high": 0.05, "init": 0.02}
 # Behind a layer norm a prediction's root mean square is about 1, whatever its width: 3 lies above the errors to come.
 ABOVE = {"high": 4.0, "init": 3.0}
 
-# Where nothing is kept, weights are the last step alone; a clamp of every coordinate then ran away (spec, Stability).
-KEPT = {"low": 0.1}
+# Where nothing is kept, weights are the last step alone, and behind a norm the next is their inverse (spec, Stability).
+KEPT = {"low": 0.5}
 
 
 def yaad(
@@ -26,9 +26,7 @@ def yaad(
     norm: bool = True,
 ) -> ComposedRule:
     """W <- retain W - write grad Huber for every weight. Source: [2504.13173] Eq. 26."""
-    narrow = {"write": {"init": 0.1}, "threshold": ABOVE} if norm else {"write": PLAIN}
-    if norm and form == "coordinate":
-        narrow["retain"] = KEPT
+    narrow = {"write": {"init": 0.1}, "threshold": ABOVE, "retain": KEPT} if norm else {"write": PLAIN}
     return ComposedRule(
         "yaad",
         structure=MLP(depth=depth, expansion=expansion, activation=activation, residual=residual, norm=norm),

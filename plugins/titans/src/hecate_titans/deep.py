@@ -7,9 +7,14 @@ from hecate_core.api import L2, MLP, ComposedRule, Momentum, ScalarDecay
 
 # Without a norm the step is unbounded: measured, write / (1 - momentum) <= 0.1 stays finite (spec, section Stability).
 PLAIN = {"write": {"high": 0.01, "init": 0.005}, "momentum": {"high": 0.9, "init": 0.8}}
+ADDED = {
+    **PLAIN,
+    "write": {"high": 0.005, "init": 0.0025},
+}  # beside a residual, which answers before anything is written
+SPAN = 8  # tokens whose errors may be taken at one memory while that holds
 
 # One layer is a matrix, and has the ranges of Titans.
-MATRIX = {"write": {"high": 0.2, "init": 0.1}, "momentum": {"high": 0.9, "init": 0.8}}
+MATRIX = {"write": {"high": 0.2, "init": 0.1}, "momentum": {"high": 0.6, "init": 0.5}}
 
 
 def titans_deep(
@@ -26,5 +31,6 @@ def titans_deep(
         retention=ScalarDecay(),
         algorithm=Momentum(),
         spec="rules/titans-deep.md",
-        narrow=None if norm else MATRIX if depth == 1 else PLAIN,
+        narrow=None if norm else MATRIX if depth == 1 else ADDED if residual else PLAIN,
+        span=None if norm or depth == 1 else SPAN,
     )

@@ -86,6 +86,12 @@ class TNT:
         coarse = not self._locals if param is None else not param.startswith("local")
         return self.global_chunk if coarse else 0
 
+    @property
+    def summed(self) -> int:
+        """The most steps that are added up along errors of one memory."""
+        summed = self.global_chunk if self.reduce == "sum" else 1
+        return max(summed, *self.local_chunks, 1)
+
     def around(self, rule: MemoryRule) -> Memories:
         """The rule with the parameters and reads of all memories; CompositionError for keys that cannot project."""
         if isinstance(rule, Memories):

@@ -80,6 +80,7 @@ class Trellis:
         self._out = self._phi if out == "phi" else MAPS["identity"]
         write = RATES[rate].narrowed(**LINEAR) if phi == "identity" and rate == "normalised" else RATES[rate]
         self.gates: Mapping[str, Gate] = {"retain": RETAIN, "write": write}
+        self._span = 16 if phi == "identity" else 64  # tokens of a chunk for which these ranges were measured
         self._normalised = rate == "normalised"
         first: Any = {"start": 1.0} if start == "noise" else {"start": "zeros", "learned": False}
         self.params: Mapping[str, Param] = {
@@ -112,7 +113,7 @@ class Trellis:
         if form is Sequenced:
             return Sequenced("trellis", self._sequence)
         if form is not Affine:
-            return Linearised(self._factors, self._read, memory="memory", pace=_pace)
+            return Linearised(self._factors, self._read, memory="memory", pace=_pace, span=self._span)
         if self._phi is not MAPS["identity"]:
             return Refused("bias: the map phi makes the error non-linear in the memory")
         return Refused("structure: two recurrences, the second read through its transpose with what the first answers")
