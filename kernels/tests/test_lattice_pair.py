@@ -2,7 +2,10 @@
 
 import pytest
 import torch
-from hecate_lattice.kernels import LatticeOnHost
+from hecate_kernels.pair import SHARED_LIMITS
+from hecate_kernels.slot_pair import SlotCall
+from hecate_kernels.slots import Slots
+from hecate_lattice.kernels import LatticeKernels, LatticeOnHost
 from hecate_lattice.op import LatticeTokens
 
 from hecate_core.api import InputError
@@ -34,7 +37,19 @@ def test_tokens_at_rest_leave_the_slots_bit_for_bit() -> None:
     assert torch.equal(LatticeOnHost().forward(tokens, slots, "decode")[1], slots)
 
 
-def test_slots_that_no_block_holds_are_refused_with_what_would_do() -> None:
-    tokens = _tokens(1, 200, 200)
-    with pytest.raises(InputError, match="200 slots of 200 entries; its kernels hold up to 128 x 128 or 256 x 64"):
-        LatticeOnHost().forward(tokens, torch.zeros(1, 2, 200, 200), "decode")
+def test_slots_beyond_any_head_are_refused_with_what_would_do() -> None:
+    tokens = _tokens(1, 300, 16)
+    with pytest.raises(InputError, match="head sizes 300 and 16; its kernels take up to 256, or use backend"):
+        LatticeOnHost().forward(tokens, torch.zeros(1, 2, 16, 300), "decode")
+
+
+def test_a_card_with_little_shared_memory_gets_shorter_chunks_or_a_reason() -> None:
+    pair, found = LatticeKernels("host"), {}
+    call = SlotCall(Slots.of(256, 256, 1), torch.float32, "decode", (True, False, False))
+    for arch in ("sm_86", "sm_80", "sm_90a"):
+        found[arch] = pair.cut(call, 64, SHARED_LIMITS[arch]).slots.chunk
+    assert found == {"sm_86": 8, "sm_80": 16, "sm_90a": 32}
+    with pytest.raises(
+        InputError, match=r"256 slots of 256 entries need \d+ bytes of shared memory, this card gives 999;"
+    ):
+        pair.cut(call, 64, 999)

@@ -35,6 +35,6 @@ def test_tokens_at_rest_leave_the_store_bit_for_bit() -> None:
     assert torch.equal(TrellisOnHost().forward(tokens, store, option_of("silu", "entries"))[1], store)
 
 
-def test_stores_that_no_block_holds_are_refused_with_what_would_do() -> None:
-    with pytest.raises(InputError, match="200 slots of 200 entries; its kernels hold up to 128 x 128 or 256 x 64"):
-        TrellisOnHost().forward(_tokens(1, 200, 200), torch.zeros(1, 2, 200, 200), option_of("silu", "entries"))
+def test_stores_beyond_any_head_are_refused_with_what_would_do() -> None:
+    with pytest.raises(InputError, match="head sizes 16 and 300; its kernels take up to 256, or use backend"):
+        TrellisOnHost().forward(_tokens(1, 300, 16), torch.zeros(1, 2, 300, 16), option_of("silu", "entries"))

@@ -73,8 +73,6 @@ def _cases(thorough: bool) -> Iterator[_Case]:
         (64, 64, bfloat16, False, 1, 16),
         (100, 100, float32, True, 1, 128),
         (257, 128, bfloat16, True, 2, 16),
-        (5, 128, float32, False, 1, 512),
-        (5, 100, bfloat16, True, 1, 400),
     ]
     cut = [
         ((7, 512, float32, False, 2, 16), SMALL),

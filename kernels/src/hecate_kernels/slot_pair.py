@@ -1,8 +1,8 @@
 """The kernel pair of an op over a memory of slots: what all such pairs launch alike.
 
-One block per row and head, the memory in its registers (`slots.py`). The forward stores the memory at the start of
-every chunk, the backward goes through each chunk once more. A subclass says what its own `.cu` is specialised by and
-carves.
+One block per row and head, the memory in its registers, or in a workspace where they do not hold it (`slots.py`). The
+forward stores the memory at the start of every chunk, the backward goes through each chunk once more. A subclass says
+what its own `.cu` is specialised by and carves.
 """
 
 from abc import ABC, abstractmethod
@@ -17,10 +17,10 @@ from torch import Tensor
 from hecate_kernels.launch import LaunchedPair
 from hecate_kernels.operands import ELEMENTS, accepted, or_nothing, plain, strides, unit_stride
 from hecate_kernels.pair import Argument, Budget, Kernel, KernelPair, Out, constants
-from hecate_kernels.slots import CHUNK, Slots, carved_slots, launch_slots
+from hecate_kernels.slots import CHUNKS, MOST_FLOATS, Slots, carved_slots, launch_slots
 
 TokensT = TypeVar("TokensT", bound=tuple[Any, ...])
-WIDEST = 256  # entries, or slots
+WIDEST = 256  # entries, and slots
 _SPILLS = "128 x 128 slots and their gradient take 128 registers of every thread, addresses and sums the rest"
 
 
@@ -31,8 +31,8 @@ def declared_slots(op: str, source: Path) -> KernelPair:
         source=source,
         forward=f"{op}_forward",
         backward=f"{op}_backward",
-        head_sizes=(1, 128),  # any two of them together; wider ones only beside narrow ones
-        chunk=CHUNK,
+        head_sizes=(1, WIDEST),
+        chunk=CHUNKS[0],
         budgets={
             f"{op}_forward": Budget(registers=255, shared_bytes=227 * 1024),
             f"{op}_backward": Budget(registers=255, shared_bytes=227 * 1024, spill_bytes=96, spill_reason=_SPILLS),
@@ -58,6 +58,7 @@ class SlotKernels(LaunchedPair, ABC, Generic[TokensT]):
     """
 
     tokens: ClassVar[type[Any]]
+    most_floats: int = MOST_FLOATS  # of a memory in a thread's registers
 
     @classmethod
     @abstractmethod
@@ -91,7 +92,7 @@ class SlotKernels(LaunchedPair, ABC, Generic[TokensT]):
         batch, heads, length = tokens[0].shape[:3]
         later = -(-length // call.slots.chunk) - 1
         y, end = tokens[0].new_empty(batch, heads, length, self.answers(call)), torch.empty_like(memory)
-        starts = memory.new_empty(batch * heads, later, call.slots.held)
+        starts = memory.new_empty(batch * heads, later + call.slots.far, call.slots.held)
         inputs = [*tokens[:3], *strides(*tokens[:3]), *_gates(tokens, memory), memory]
         symbol = self._step if length == 1 else self.kernels.forward
         self._launch(call, symbol, [*inputs, *map(Out, (y, end, starts))], y)
@@ -108,9 +109,10 @@ class SlotKernels(LaunchedPair, ABC, Generic[TokensT]):
         d_gates = [torch.empty_like(one) for one in _gates(tokens, memory)[:2]]
         d_memory = torch.empty_like(memory)
         per_token = call.slots.held + self.kept(call) * call.slots.threads
-        again = memory.new_empty(memory.shape[0] * memory.shape[1], call.slots.chunk, per_token)
+        again = call.slots.chunk * per_token + 2 * call.slots.far * call.slots.held
+        space = memory.new_empty(memory.shape[0] * memory.shape[1], again)
         inputs = [*tokens[:3], d_out, *strides(*tokens[:3], d_out), *_gates(tokens, memory), memory, starts]
-        outputs = map(Out, (*d_operands, *d_gates, d_memory, again))
+        outputs = map(Out, (*d_operands, *d_gates, d_memory, space))
         self._launch(call, self.kernels.backward, [*inputs, d_end.float().contiguous(), *outputs], d_out)
         by_gates = [None if gate is None else one for gate, one in zip(tokens[3:5], d_gates, strict=True)]
         return self._made(*d_operands, *by_gates, None), d_memory
@@ -128,17 +130,21 @@ class SlotKernels(LaunchedPair, ABC, Generic[TokensT]):
 
     def single(self, call: SlotCall) -> Kernel:
         """The forward of a single token, otherwise as in a call."""
-        slots = Slots.of(self.kernels.op, call.slots.number, call.slots.width, 1)
-        return self.kernel(call._replace(slots=slots), self._step)
+        return self.kernel(call._replace(slots=call.slots._replace(chunk=1)), self._step)
+
+    def cut(self, call: SlotCall, length: int, limit: int) -> SlotCall:
+        """The call with chunks as long as `limit` bytes of shared memory allow, forward and backward alike."""
+        return _cut(self.kernels.op, self.floats, call, (1,) if length == 1 else CHUNKS, limit)
 
     @property
     def _step(self) -> str:
         return f"{self.kernels.op}_step"
 
     def _call(self, tokens: TokensT, option: str) -> SlotCall:
-        slots = Slots.of(self.kernels.op, *self.sizes(tokens), tokens[0].shape[2])
         first, second, due = (one is not None for one in tokens[3:])
-        return SlotCall(slots, tokens[0].dtype, option, (first, second, due))
+        slots = Slots.of(*self.sizes(tokens), 1, self.most_floats)
+        call = SlotCall(slots, tokens[0].dtype, option, (first, second, due))
+        return self.cut(call, tokens[0].shape[2], self._where.shared_limit(tokens[0]))
 
     def _accepted(self, tokens: TokensT) -> TokensT:
         """Tokens as the kernels read them; InputError with the limits for what they cannot take."""
@@ -151,6 +157,17 @@ class SlotKernels(LaunchedPair, ABC, Generic[TokensT]):
     def _launch(self, call: SlotCall, symbol: str, arguments: list[Argument], like: Tensor) -> None:
         shared = carved_slots(self.floats(call, backward=symbol == self.kernels.backward))
         launch_slots(self._where, partial(self.kernel, call, symbol), call.slots, arguments, like, shared)
+
+
+@lru_cache(maxsize=1024)
+def _cut(
+    op: str, floats: Callable[[SlotCall, bool], list[int]], call: SlotCall, chunks: tuple[int, ...], limit: int
+) -> SlotCall:
+    def needs(slots: Slots) -> int:
+        return max(carved_slots(floats(call._replace(slots=slots), backward)) for backward in (False, True))
+
+    spreads = (call.slots._replace(chunk=one) for one in chunks)
+    return call._replace(slots=Slots.fitting(op, spreads, needs, limit))
 
 
 @lru_cache(maxsize=1024)

@@ -27,11 +27,12 @@ class SlotCase:
     option: str
     gated: bool
     seed: int
+    far: bool = False  # taken for a memory that no registers hold, whatever its size
 
     @property
     def name(self) -> str:
         """The case in words."""
-        more = ", gates" * self.gated + ", views" * self.view
+        more = ", gates" * self.gated + ", views" * self.view + ", far" * self.far
         return f"{self.option}, T {self.length}, {self.width} slots of {self.entries}, {called(self.dtype)}{more}"
 
     def resting(self, draw: Draw) -> Any:
@@ -64,9 +65,16 @@ def slot_trials(
     """The cases of a pair; the small and short ones are quick."""
     for case in cases:
         given, back = op.inputs(case, Draw.of(case.seed, case.view))
-        run = partial(_run, op, pair, case.option, given, back)
+        run = partial(_run, op, partial(_far, pair) if case.far else pair, case.option, given, back)
         quick = case.length <= 64 and case.width <= 16
         yield trial(case, run, (partial(_walk, op, case.option), given, back), quick)
+
+
+def _far(pair_on: Callable[[Launcher], Any], where: Launcher) -> Any:
+    """The pair, for which registers hold nothing."""
+    pair = pair_on(where)
+    pair.most_floats = 0
+    return pair
 
 
 def _split(op: SlotOp, given: Given) -> tuple[Any, Any]:

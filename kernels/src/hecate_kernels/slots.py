@@ -9,32 +9,46 @@ from hecate_core.api import InputError, Tensor, is_shaping
 from hecate_kernels.pair import Argument, Kernel, Launcher
 
 MOST_FLOATS = 64  # of the memory in a thread's registers; the backward holds it and its gradient
-CHUNK = 32  # tokens staged at once, and between two stored states
+CHUNKS = (32, 16, 8, 4)  # tokens staged at once, and between two stored states; best first
 
 
 class Slots(NamedTuple):
-    """A memory of `number` slots of `width` entries; a warp owns `per_warp` of them."""
+    """A memory of `number` slots of `width` entries; a warp owns `per_warp` of them.
+
+    `far` memories stand in global memory, as the registers of a block do not hold them and their gradient.
+    """
 
     number: int
     width: int
     per_warp: int
     warps: int
     chunk: int
+    far: bool
 
     @classmethod
-    def of(cls, op: str, number: int, width: int, length: int) -> "Slots":
-        """The spread for a call of `length` tokens; InputError where the registers of a block do not hold it."""
+    def of(cls, number: int, width: int, chunk: int, most: int = MOST_FLOATS) -> "Slots":
+        """The spread for chunks of so many tokens: over eight warps; over sixteen where a thread had more than `most`
+        of its numbers, and the memory is far."""
         whole = 1 << (number - 1).bit_length()
         per_warp = min(whole, max(4, whole // 8))
-        if per_warp > 4 and per_warp * -(-width // 32) > MOST_FLOATS:
-            per_warp //= 2  # sixteen warps
-        made = cls(number, width, per_warp, whole // per_warp, 1 if length == 1 else CHUNK)
-        if per_warp > 32 or made.per_warp * made.deep > MOST_FLOATS:
-            raise InputError(
-                f'op "{op}": {number} slots of {width} entries; its kernels hold up to 128 x 128 or 256 x 64, '
-                'or use backend = "reference"'
-            )
-        return made
+        made = cls(number, width, per_warp, whole // per_warp, chunk, far=False)
+        if per_warp * made.deep <= most:
+            return made
+        halved = max(1, per_warp // 2)
+        return made._replace(per_warp=halved, warps=whole // halved, far=True)
+
+    @classmethod
+    def fitting(cls, op: str, spreads: Iterable["Slots"], needs: Callable[["Slots"], int], limit: int) -> "Slots":
+        """The first whose shared memory fits into `limit` bytes. Raises InputError where none does."""
+        least = 0
+        for made in spreads:
+            least = needs(made)
+            if least <= limit:
+                return made
+        raise InputError(
+            f'op "{op}": {made.number} slots of {made.width} entries need {least} bytes of shared memory, this card '
+            f'gives {limit}; use smaller heads or backend = "reference"'
+        )
 
     @property
     def threads(self) -> int:
@@ -64,6 +78,7 @@ class Slots(NamedTuple):
             "PER_WARP": self.per_warp,
             "THREADS": self.threads,
             "CHUNK": self.chunk,
+            "FAR": int(self.far),
         }
 
 

@@ -4,6 +4,7 @@
 from faults import AFTER, BEFORE, BLOCKS, DIVERGENT, OTHER, PAST, SIGN, STALE, Fault
 
 SMALL = {"case": "decode, T 63, 6 slots"}  # two chunks, two heads, two warps, padded slots, retain, resting tokens
+FAR = {"case": "decode, T 36, 6 slots"}  # slots in global memory, two chunks
 LOADS = "load_texts(c, q, k, v, q_token, k_token, v_token, write + text, retain + text, due + text, first, length);"
 
 PLANTED = (
@@ -19,4 +20,5 @@ PLANTED = (
     Fault(BLOCKS, "d_write[token] = shared_number", "d_write[first + t] = shared_number", **SMALL),
     Fault(OTHER, "if (is_keeper()) dk[token * SLOTS + kept_slot()] = from_float<E>(d_key)",
           "if (lane_of() % keepers == 0) dk[token * SLOTS + kept_slot()] = from_float<E>(d_key)", name="write past an output", **SMALL),
+    Fault(BLOCKS, "(chunks - 1 + FAR)", "(chunks - 1)", name="far slots of the next head", **FAR),
 )  # fmt: skip

@@ -5,6 +5,7 @@ from faults import AFTER, BEFORE, BLOCKS, DIVERGENT, OTHER, PAST, SIGN, STALE, F
 
 SMALL = {"case": "silu, entries, T 63"}  # two chunks, two heads, two warps, padded slots, resting tokens
 WHOLE = {"case": "ln-silu, slots, T 63"}  # the same with a map over all slots
+FAR = {"case": "ln-silu, entries, T 36"}  # the store in global memory, two chunks
 LOADS = "        stage(dy, answers, d_y, y_token, answered, first, length);"
 SHARED = "            __syncthreads();\n            if (warp_of() == t % warps)\n                for (int p = 0; p < deep; ++p) {"
 
@@ -18,4 +19,5 @@ PLANTED = (
     Fault(BLOCKS, "d_retain[token] = rests", "d_retain[first + t] = rests", **SMALL),
     Fault(AFTER, "        if (is_keeper()) all[kept_slot()] = z;\n        __syncthreads();", "        if (is_keeper()) all[kept_slot()] = z;", name="all slots", **WHOLE),
     Fault(OTHER, "X(there[i]) * h[i]; });", "h[i] + X(1.0f - there[i]); });", name="padded slots in a mean", file="slot_maps.cuh", **WHOLE),
+    Fault(OTHER, "Slots d(far + held_floats)", "Slots d(far)", name="a far store and its gradient in one place", **FAR),
 )  # fmt: skip

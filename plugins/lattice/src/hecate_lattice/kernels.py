@@ -1,4 +1,4 @@
-"""The kernel pair of the op `lattice`: one block per head, the slots in its registers, a barrier per token."""
+"""The kernel pair of the op `lattice`: one block per head, the slots in its threads' hands, a barrier per token."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -49,14 +49,14 @@ class LatticeKernels(SlotKernels[LatticeTokens]):
 
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
         """The default loss at all sizes, every loss with all switches on at one, and the single token there."""
-        sizes = {"float32": ((16, 16), (64, 64), (100, 100), (128, 128), (256, 64), (64, 256))}
+        sizes = {"float32": ((16, 16), (64, 64), (100, 100), (128, 128), (256, 64), (64, 256), (256, 256))}
         for element in ELEMENTS:
             for number, width in sizes.get(str(element).removeprefix("torch."), ((64, 64), (128, 128))):
-                slots = Slots.of("lattice", number, width, 64)
-                yield from self.entries(SlotCall(slots, element, "decode", (True, False, False)))
+                call = SlotCall(Slots.of(number, width, 1), element, "decode", (True, False, False))
+                yield from self.entries(self.cut(call, 64, shared_limit))
         for option in LOSSES:
-            call = SlotCall(Slots.of("lattice", 64, 64, 64), torch.float32, option, (True, True, True))
-            yield from self.entries(call)
+            call = SlotCall(Slots.of(64, 64, 1), torch.float32, option, (True, True, True))
+            yield from self.entries(self.cut(call, 64, shared_limit))
             yield self.single(call)
 
     def trials(self, thorough: bool) -> Iterable[Trial]:

@@ -36,14 +36,14 @@ __device__ __forceinline__ Turn turn(Slots& s, const float (&w)[deep], float key
     now.stay = retain - now.go * now.along;
     hand_round(hand, now.stay);
     hand_round(hand + each, now.go);
-#pragma unroll
+#pragma unroll at_once
     for (int j = 0; j < each; ++j)
 #pragma unroll
         for (int p = 0; p < deep; ++p) s.at[j][p] = hand[j] * s.at[j][p] + hand[each + j] * w[p];
     const float square = over_entries([&](int j, int p) { return s.at[j][p] * s.at[j][p]; });
     now.shrink = 1.0f / fmaxf(sqrtf(square), floor_of_length);
     hand_round(hand + 2 * each, now.shrink);
-#pragma unroll
+#pragma unroll at_once
     for (int j = 0; j < each; ++j)
 #pragma unroll
         for (int p = 0; p < deep; ++p) s.at[j][p] *= hand[2 * each + j];
@@ -73,7 +73,8 @@ __device__ __forceinline__ void share_answer(float* shares, const Slots& s, cons
 #if STEP
 #define lattice_forward lattice_step  // of a single token: one chunk, nothing stored on the way
 #endif
-// `starts` gets the slots at the beginning of every chunk but the first, as threads hold them.
+// `starts` gets the slots at the beginning of every chunk but the first, as threads hold them; those that are far stand
+// behind them.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     lattice_forward(const E* q, const E* k, const E* v, long long q_batch, long long q_head, long long q_token,
           long long k_batch, long long k_head, long long k_token, long long v_batch, long long v_head,
@@ -90,12 +91,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     q += batch * q_batch + head * q_head;
     k += batch * k_batch + head * k_head;
     v += batch * v_batch + head * v_head;
-    Slots s;
+    starts += (long long)blockIdx.x * (chunks - 1 + FAR) * held_floats;
+    Slots s(starts + (long long)(chunks - 1) * held_floats);
     load_slots<1, SLOTS>(s, slots + state);
 
     for (int n = 0; n < chunks; ++n) {
         const int first = n * C, count = min(C, length - first);
-        if (n) store_held(s, starts + ((long long)blockIdx.x * (chunks - 1) + n - 1) * held_floats);
+        if (n) store_held(s, starts + (long long)(n - 1) * held_floats);
         __syncthreads();
         load_texts(c, q, k, v, q_token, k_token, v_token, write + text, retain + text, due + text, first, length);
         __syncthreads();
@@ -149,8 +151,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     k += batch * k_batch + head * k_head;
     v += batch * v_batch + head * v_head;
     d_y += batch * y_batch + head * y_head;
-    kept += (long long)blockIdx.x * C * kept_floats;
-    Slots d;
+    kept += (long long)blockIdx.x * (C * kept_floats + FAR * 2 * held_floats);
+    starts += (long long)blockIdx.x * (chunks - 1 + FAR) * held_floats;
+    float* const far = kept + C * kept_floats;  // slots and their gradient
+    Slots d(far + held_floats);
     load_slots<1, SLOTS>(d, d_end + state);
 
     for (int n = chunks - 1; n >= 0; --n) {
@@ -160,9 +164,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         stage(dy, wide, d_y, y_token, WIDTH, first, length);
         __syncthreads();
 
-        Slots s;
+        Slots s(far);
         if (n) {
-            load_held(s, starts + ((long long)blockIdx.x * (chunks - 1) + n - 1) * held_floats);
+            load_held(s, starts + (long long)(n - 1) * held_floats);
         } else {
             load_slots<1, SLOTS>(s, slots + state);
         }
@@ -192,7 +196,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             const float* const at = kept + t * kept_floats + threadIdx.x;
             const long long token = text + first + t;
             const float* const dyt = dy + t * wide + lane_of();
-#pragma unroll
+#pragma unroll at_once
             for (int j = 0; j < each; ++j)
 #pragma unroll
                 for (int p = 0; p < deep; ++p) d.at[j][p] += of_slot(c.q + t * SLOTS, slot_of(j)) * dyt[32 * p];
@@ -210,7 +214,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             const float outward = over_entries([&](int j, int p) { return s.at[j][p] * d.at[j][p]; });
             hand_round(hand, shrink < 1.0f / floor_of_length ? outward : 0.0f);
             hand_round(hand + each, shrink);
-#pragma unroll
+#pragma unroll at_once
             for (int j = 0; j < each; ++j)
 #pragma unroll
                 for (int p = 0; p < deep; ++p) d.at[j][p] = (d.at[j][p] - s.at[j][p] * hand[j]) * hand[each + j];
@@ -250,7 +254,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             float d_key = d_code;
             if (decode) d_key -= over_entries([&](int j, int p) { return s.at[j][p] * dw[p]; });
             if (is_keeper()) dk[token * SLOTS + kept_slot()] = from_float<E>(d_key);
-#pragma unroll
+#pragma unroll at_once
             for (int j = 0; j < each; ++j)
 #pragma unroll
                 for (int p = 0; p < deep; ++p) {

@@ -35,18 +35,23 @@ def _cases(thorough: bool) -> Iterator[SlotCase]:
         (7, 100, 100, float32, True, "decode", False),
         (257, 16, 16, float32, False, "encode", True),
         (63, 64, 16, float32, False, "similarity", False),
+        (2, 256, 256, float32, False, "decode", True),
     ]
     yield from (SlotCase(*row, seed=seed) for seed, row in enumerate(rows))
+    yield SlotCase(36, 6, 40, float32, True, "decode", True, seed=0, far=True)
 
 
 def _product() -> Iterator[SlotCase]:
-    """Every length, size, dtype, layout and loss, gates in turn; oblong memories at two lengths."""
+    """Every length, size, dtype, layout and loss, gates in turn; oblong memories at two lengths, as those that no
+    registers hold."""
     seeds = itertools.count()
     for length, width, dtype, view in product():
         for option in LOSSES:
             seed = next(seeds)
             yield SlotCase(length, width, width, dtype, view, option, seed // 3 % 2 == seed % 2, seed)
     for length, (width, entries), dtype, option in itertools.product((7, 100), ((16, 64), (64, 16)), DTYPES, LOSSES):
+        yield SlotCase(length, width, entries, dtype, True, option, True, next(seeds))
+    for length, (width, entries), dtype, option in itertools.product((1, 40), ((256, 256), (130, 200)), DTYPES, LOSSES):
         yield SlotCase(length, width, entries, dtype, True, option, True, next(seeds))
 
 

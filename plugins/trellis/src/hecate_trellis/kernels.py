@@ -61,21 +61,16 @@ class TrellisKernels(SlotKernels[TrellisTokens]):
         return 2
 
     def specialisations(self, shared_limit: int) -> Iterable[Kernel]:
-        """Keys and values under the default map at all sizes, every map and the single token at one.
-
-        Without those that a card does not hold: a call of one says how much it needs.
-        """
-        sizes = {"float32": ((16, 16), (100, 100), (128, 128), (256, 64), (64, 256))}
+        """Keys and values under the default map at all sizes, every map and the single token at one."""
+        sizes = {"float32": ((16, 16), (100, 100), (128, 128), (256, 64), (64, 256), (256, 256))}
         for element in ELEMENTS:
             for number, width in sizes.get(str(element).removeprefix("torch."), ((64, 64), (128, 128))):
                 for side in SIDES:
-                    slots = Slots.of("trellis", number, width, 64)
-                    entries = self.entries(SlotCall(slots, element, option_of("silu", side), (True, True, False)))
-                    yield from (one for one in entries if (one.shared_bytes or 0) <= shared_limit)
+                    call = SlotCall(Slots.of(number, width, 1), element, option_of("silu", side), (True, True, False))
+                    yield from self.entries(self.cut(call, 64, shared_limit))
         for phi, side in zip(MAPS, SIDES * len(MAPS), strict=False):
-            slots = Slots.of("trellis", 64, 64, 64)
-            call = SlotCall(slots, torch.float32, option_of(phi, side), (True, True, True))
-            yield from self.entries(call)
+            call = SlotCall(Slots.of(64, 64, 1), torch.float32, option_of(phi, side), (True, True, True))
+            yield from self.entries(self.cut(call, 64, shared_limit))
             yield self.single(call)
 
     def trials(self, thorough: bool) -> Iterable[Trial]:

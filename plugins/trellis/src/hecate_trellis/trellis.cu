@@ -83,7 +83,7 @@ __device__ __forceinline__ float error_at(const Slots& s, const float* w, const 
 }
 
 __device__ __forceinline__ void write_slots(Slots& s, const float* w, const float* u, float retain, float write) {
-#pragma unroll
+#pragma unroll at_once
     for (int j = 0; j < each; ++j)
 #pragma unroll
         for (int p = 0; p < deep; ++p)
@@ -94,7 +94,8 @@ __device__ __forceinline__ void write_slots(Slots& s, const float* w, const floa
 #if STEP
 #define trellis_forward trellis_step  // of a single token: one chunk, nothing stored on the way
 #endif
-// `starts` gets the store at the beginning of every chunk but the first, as threads hold it.
+// `starts` gets the store at the beginning of every chunk but the first, as threads hold it; one that is far stands
+// behind them.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     trellis_forward(const E* q, const E* w, const E* code, long long q_batch, long long q_head, long long q_token,
                     long long w_batch, long long w_head, long long w_token, long long code_batch, long long code_head,
@@ -112,12 +113,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     q += batch * q_batch + head * q_head;
     w += batch * w_batch + head * w_head;
     code += batch * code_batch + head * code_head;
-    Slots s;
+    starts += (long long)blockIdx.x * (chunks - 1 + FAR) * held_floats;
+    Slots s(starts + (long long)(chunks - 1) * held_floats);
     load_slots<WIDTH, 1>(s, store + state);
 
     for (int n = 0; n < chunks; ++n) {
         const int first = n * C, count = min(C, length - first);
-        if (n) store_held(s, starts + ((long long)blockIdx.x * (chunks - 1) + n - 1) * held_floats);
+        if (n) store_held(s, starts + (long long)(n - 1) * held_floats);
         __syncthreads();
         load_texts(c, q, w, code, q_token, w_token, code_token, retain + text, write + text, due + text, first, length);
         __syncthreads();
@@ -172,8 +174,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     w += batch * w_batch + head * w_head;
     code += batch * code_batch + head * code_head;
     d_y += batch * y_batch + head * y_head;
-    kept += (long long)blockIdx.x * C * kept_floats;
-    Slots d;
+    kept += (long long)blockIdx.x * (C * kept_floats + FAR * 2 * held_floats);
+    starts += (long long)blockIdx.x * (chunks - 1 + FAR) * held_floats;
+    float* const far = kept + C * kept_floats;  // the store and its gradient
+    Slots d(far + held_floats);
     load_slots<WIDTH, 1>(d, d_end + state);
 
     for (int n = chunks - 1; n >= 0; --n) {
@@ -183,9 +187,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         stage(dy, answers, d_y, y_token, answered, first, length);
         __syncthreads();
 
-        Slots s;
+        Slots s(far);
         if (n) {
-            load_held(s, starts + ((long long)blockIdx.x * (chunks - 1) + n - 1) * held_floats);
+            load_held(s, starts + (long long)(n - 1) * held_floats);
         } else {
             load_slots<WIDTH, 1>(s, store + state);
         }
@@ -216,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             } else {
                 share_entries(by_reads, [&](int j, int p) { return of_slot(dyt, slot_of(j)) * s.at[j][p]; });
             }
-#pragma unroll
+#pragma unroll at_once
             for (int j = 0; j < each; ++j)
 #pragma unroll
                 for (int p = 0; p < deep; ++p)
@@ -273,7 +277,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 if (is_keeper()) d_code[token * SLOTS + kept_slot()] = from_float<E>(0.0f);
                 continue;
             }
-#pragma unroll
+#pragma unroll at_once
             for (int j = 0; j < each; ++j)
 #pragma unroll
                 for (int p = 0; p < deep; ++p)

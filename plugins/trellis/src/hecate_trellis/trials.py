@@ -33,16 +33,22 @@ def _covering() -> Iterator[SlotCase]:
         (64, 64, 16, float32, False, "l2-silu, entries", False),
     ]
     yield from (SlotCase(*row, seed=seed) for seed, row in enumerate(rows))
+    yield SlotCase(36, 6, 40, float32, True, "ln-silu, entries", True, seed=0, far=True)
 
 
 def _thorough() -> Iterator[SlotCase]:
-    """Every length, size, dtype, layout and side, maps in turn; every map, side and dtype at small sizes."""
+    """Every length, size, dtype, layout and side, maps in turn; every map, side and dtype at small sizes, and at those
+    that no registers hold."""
     turns, seeds = itertools.cycle(MAPS), itertools.count()
     for (length, width, dtype, view), side in itertools.product(product(), SIDES):
         seed = next(seeds)
         yield SlotCase(length, width, width, dtype, view, option_of(next(turns), side), seed % 3 == 0, seed)
     sizes = ((16, 16), (16, 64), (64, 16))
     for length, (width, entries), dtype, phi, side in itertools.product((1, 7, 100), sizes, DTYPES, MAPS, SIDES):
+        seed = next(seeds)
+        yield SlotCase(length, width, entries, dtype, True, option_of(phi, side), seed % 3 == 0, seed)
+    far = ((1, 256, 256), (40, 130, 200))
+    for (length, width, entries), dtype, phi, side in itertools.product(far, DTYPES, MAPS, SIDES):
         seed = next(seeds)
         yield SlotCase(length, width, entries, dtype, True, option_of(phi, side), seed % 3 == 0, seed)
 

@@ -1,8 +1,9 @@
-// A memory of slots in the registers of one block: a warp owns whole slots, its lanes the entries of each.
+// A memory of slots in the registers of one block: a warp owns whole slots, its lanes the entries of each. Where they
+// are too many (FAR is 1), the same numbers stand in the block's workspace in global memory, in reach of its caches.
 //
 // Sums over a slot's entries stay inside a warp; sums over slots go through shared memory and a barrier.
 // Compile-time constants: SLOTS, WIDTH (entries of a slot), PER_WARP (slots of a warp, a power of two up to 32),
-// THREADS (32 per warp), CHUNK (tokens staged at once) and ELEMENT (float or bf16). What lies beyond SLOTS and
+// THREADS (32 per warp), CHUNK (tokens staged at once), FAR and ELEMENT (float or bf16). What lies beyond SLOTS and
 // WIDTH is zero in registers and shared memory and is never stored.
 #pragma once
 
@@ -13,12 +14,30 @@ constexpr int each = PER_WARP;             // slots of a warp
 constexpr int deep = (WIDTH + 31) / 32;    // entries of a lane
 constexpr int wide = deep * 32;
 constexpr int keepers = 32 / each;         // lanes that keep the numbers of one slot
+constexpr int at_once = FAR ? 1 : each;    // slots of a warp that a loop takes together
 
 static_assert(warps * each >= SLOTS && (each & (each - 1)) == 0 && each <= 32, "PER_WARP fits");
 
+constexpr int held_floats = each * deep * THREADS;  // as threads hold them, THREADS apart
+
+#if FAR
+struct Slots {
+    struct Slot {
+        float* mine;
+        __device__ __forceinline__ float& operator[](int p) const { return mine[p * THREADS]; }
+    };
+    struct Rows {
+        float* mine;
+        __device__ __forceinline__ Slot operator[](int j) const { return Slot{mine + j * deep * THREADS}; }
+    } at;
+    __device__ __forceinline__ explicit Slots(float* space) : at{space + threadIdx.x} {}
+};
+#else
 struct Slots {
     float at[each][deep];
+    __device__ __forceinline__ explicit Slots(float*) {}
 };
+#endif
 
 __device__ __forceinline__ int lane_of() { return threadIdx.x % 32; }
 __device__ __forceinline__ int warp_of() { return threadIdx.x / 32; }
@@ -29,7 +48,7 @@ __device__ __forceinline__ bool is_keeper() { return lane_of() % keepers == 0 &&
 // From and to `[WIDTH, SLOTS]` or `[SLOTS, WIDTH]`: steps between slots and between entries.
 template <int SlotStep, int EntryStep>
 __device__ __forceinline__ void load_slots(Slots& s, const float* from) {
-#pragma unroll
+#pragma unroll at_once
     for (int j = 0; j < each; ++j)
 #pragma unroll
         for (int p = 0; p < deep; ++p) {
@@ -40,7 +59,7 @@ __device__ __forceinline__ void load_slots(Slots& s, const float* from) {
 
 template <int SlotStep, int EntryStep>
 __device__ __forceinline__ void store_slots(const Slots& s, float* to) {
-#pragma unroll
+#pragma unroll at_once
     for (int j = 0; j < each; ++j)
 #pragma unroll
         for (int p = 0; p < deep; ++p) {
@@ -49,16 +68,14 @@ __device__ __forceinline__ void store_slots(const Slots& s, float* to) {
         }
 }
 
-// As threads hold them: `each * deep` numbers, THREADS apart; only the thread that wrote them reads them.
-constexpr int held_floats = each * deep * THREADS;
-
+// As threads hold them; only the thread that wrote them reads them.
 __device__ __forceinline__ void load_held(Slots& s, const float* from) {
-#pragma unroll
+#pragma unroll (at_once * deep)
     for (int i = 0; i < each * deep; ++i) s.at[i / deep][i % deep] = from[i * THREADS + threadIdx.x];
 }
 
 __device__ __forceinline__ void store_held(const Slots& s, float* to) {
-#pragma unroll
+#pragma unroll (at_once * deep)
     for (int i = 0; i < each * deep; ++i) to[i * THREADS + threadIdx.x] = s.at[i / deep][i % deep];
 }
 
@@ -95,10 +112,25 @@ __device__ __forceinline__ void fold(float* x) {
 }
 
 // The sum of term(j, p) over the entries of each slot; a lane gets that of the slot it keeps.
+#if FAR
+template <class Term>
+__device__ __forceinline__ float over_entries(Term term) {
+    float kept = 0.0f;
+#pragma unroll at_once
+    for (int j = 0; j < each; ++j) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int p = 0; p < deep; ++p) sum += term(j, p);
+        sum = warp_sum(sum);
+        if (lane_of() / keepers == j) kept = sum;
+    }
+    return kept;
+}
+#else
 template <class Term>
 __device__ __forceinline__ float over_entries(Term term) {
     float x[each];
-#pragma unroll
+#pragma unroll at_once
     for (int j = 0; j < each; ++j) {
         x[j] = 0.0f;
 #pragma unroll
@@ -107,6 +139,7 @@ __device__ __forceinline__ float over_entries(Term term) {
     fold<each, 16>(x);
     return x[0];
 }
+#endif
 
 // What every lane knows of its kept slot, for all lanes of the warp: hand[j] afterwards. One row per warp.
 __device__ __forceinline__ void hand_round(float* hand, float kept) {
@@ -121,7 +154,7 @@ __device__ __forceinline__ void share_entries(float* shares, Term term) {
 #pragma unroll
     for (int p = 0; p < deep; ++p) {
         float sum = 0.0f;
-#pragma unroll
+#pragma unroll at_once
         for (int j = 0; j < each; ++j) sum += term(j, p);
         shares[warp_of() * wide + lane_of() + 32 * p] = sum;
     }
