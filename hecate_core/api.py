@@ -22,6 +22,7 @@ from hecate_core.ops.decayed_linear import DecayedLinearPair, Decays, Reads
 from hecate_core.ops.first_order import first_order
 from hecate_core.ops.operator import is_shaping
 from hecate_core.ops.sequence import SequencePair, sequence
+from hecate_core.ops.serving import settled
 from hecate_core.optimizers.adamw import AdamW
 from hecate_core.optimizers.checks import at_least_zero, below_one
 from hecate_core.optimizers.leveled import LevelOptimizer
@@ -124,6 +125,7 @@ __all__ = [
     "scaled",
     "segments",
     "sequence",
+    "settled",
     "steady_write",
     "times",
     "times_transposed",

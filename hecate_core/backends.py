@@ -4,6 +4,7 @@
 takes, and why, is a `Choice`: `hecate build` prints it and writes it into the manifest.
 """
 
+import threading
 import warnings
 from contextlib import suppress
 from functools import cache
@@ -16,12 +17,13 @@ from hecate_core.errors import HecateError, InputError, nearest
 from hecate_core.ops.affine import REFERENCE as AFFINE
 from hecate_core.ops.affine_column import REFERENCE as AFFINE_COLUMN
 from hecate_core.ops.decayed_linear import REFERENCE as DECAYED_LINEAR
-from hecate_core.ops.operator import operator_of
+from hecate_core.ops.operator import bared, operator_of, refusal
 from hecate_core.registry import Registry, registry
 from hecate_core.shapes import Tensor
 
 REFERENCES: dict[str, Any] = {one.op: one for one in (AFFINE, AFFINE_COLUMN, DECAYED_LINEAR)}
 GPU = "nvrtc"  # the backend that `auto` takes where it can
+_listening = threading.local()
 
 
 @attrs.frozen
@@ -64,14 +66,36 @@ class AutoPair:
         return Choice(self.op, "auto", "reference", reason)
 
     def serving(self, device: torch.device, dtype: torch.dtype, width: int) -> Any:
-        """The implementation for such tensors."""
+        """The implementation for such tensors, as far as their device, dtype and width decide."""
+        heard = _heard_now()
+        device = device if heard is None else heard.device
         if device.type != "cuda":
             return self._reference
         chosen = self.choice(device, dtype, width)
         if chosen.runs == GPU:
             return pair_for(self.op, GPU)
-        _announce(chosen.line())
+        self._say(chosen)
         return self._reference
+
+    def instead(self, chosen: Any, given: tuple[Any, ...]) -> Any:
+        """Plain torch where the kernels chosen refuse what their `forward` is to be given; None where they do not."""
+        if chosen is self._reference or torch.compiler.is_compiling():  # a trace has sizes that are no numbers
+            return None
+        why, heard = refusal(chosen, bared(given)), _heard_now()
+        if why is not None:
+            self._say(Choice(self.op, "auto", "reference", why))
+            return self._reference
+        if heard is not None:
+            self._say(Choice(self.op, "auto", GPU, torch.cuda.get_device_name(heard.device)))
+        return None
+
+    def _say(self, choice: Choice) -> None:
+        """To the rehearsal that listens; else a warning, once, where a GPU is left out."""
+        heard = _heard_now()
+        if heard is not None:
+            heard.choices[choice] = None
+        elif choice.runs != GPU:
+            _announce(choice.line())
 
     @property
     def _reference(self) -> Any:
@@ -134,15 +158,52 @@ def pair_for(op: str, backend: str = "auto") -> Any:
 
 
 def choices(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> list[Choice]:
-    """What runs the ops of a model's memories on a device, in the dtype it computes in; each op once."""
+    """What runs the ops of a model's memories on a device, in the dtype it computes in; each choice once.
+
+    Where kernels come into question every memory goes through a call without numbers, so that what is found holds for
+    its sizes. Raises CompositionError where kernels that were asked for do not take them.
+    """
     found: dict[Choice, None] = {}
     for module in model.modules():
-        for pair in getattr(module, "pairs", ()):
+        pairs = getattr(module, "pairs", ())
+        heard = _rehearsed(module, device, dtype) if any(_may_refuse(one, device) for one in pairs) else []
+        for pair in pairs:
             if isinstance(pair, AutoPair):
-                found[pair.choice(device, dtype, getattr(module, "head_size", 0))] = None
+                own = [one for one in heard if one.op == pair.op]
+                found |= dict.fromkeys(own or [pair.choice(device, dtype, getattr(module, "head_size", 0))])
             else:
                 found[Choice(pair.op, pair.backend, pair.backend, "asked for")] = None
     return list(found)
+
+
+def _may_refuse(pair: Any, device: torch.device) -> bool:
+    return device.type == "cuda" if isinstance(pair, AutoPair) else pair.backend != "reference"
+
+
+@attrs.frozen
+class _Heard:
+    """What `auto` chose while a memory rehearsed as if on a device."""
+
+    device: torch.device
+    choices: dict[Choice, None] = attrs.field(factory=dict)
+
+
+def _rehearsed(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> list[Choice]:
+    """What `auto` chooses in a call without numbers, and says to nobody else; nothing where a module has none."""
+    rehearse = getattr(module, "rehearse", None)
+    if rehearse is None:
+        return []
+    _listening.heard = heard = _Heard(device)
+    try:
+        rehearse(dtype)
+    finally:
+        _listening.heard = None
+    return list({(one.op, one.runs): one for one in reversed(heard.choices)}.values())[::-1]  # the first reason says it
+
+
+def _heard_now() -> _Heard | None:
+    """The rehearsal that listens in this thread; a trace of torch.compile is none."""
+    return None if torch.compiler.is_compiling() else getattr(_listening, "heard", None)
 
 
 def automatic(device: torch.device) -> Choice:

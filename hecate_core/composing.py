@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from hecate_core.backends import pair_for
 from hecate_core.composed import ComposedRule
 from hecate_core.config.reference import KNOBS, Reference, written_by_knobs
@@ -195,7 +197,8 @@ def leveled_memory(
     """A memory of `levels` (one of period 1 by default), each with a front, gates and parameters of its own.
 
     `recalls` adds a front for reading alone; without `writes` the memory stays as it starts.
-    `grain` is the tokens per tick of the token clock (default: `chunk`). Raises CompositionError or InputError.
+    `grain` is the tokens per tick of the token clock (default: `chunk`). Raises CompositionError or InputError, also
+    where the kernels of a backend asked for by name do not take memories of such sizes.
     """
     made = rule_of(rule)
     for stream in conv_streams:
@@ -213,5 +216,8 @@ def leveled_memory(
         asking = Front(width, {"q": made.inputs["q"]}, sizes, **options) if recalls else None
         spread = strategy_of(strategy, made, chunk=chunk, backend=backend)
         clock: dict[str, Any] = {"spec": spec, "grain": grain or chunk, "writes": writes, "index": index}
-        parts.append(LevelMemory(width, presented(made, spread), spread, sizes, front=front, asking=asking, **clock))
+        part = LevelMemory(width, presented(made, spread), spread, sizes, front=front, asking=asking, **clock)
+        if backend not in ("auto", "reference"):
+            part.rehearse(torch.get_default_dtype())
+        parts.append(part)
     return LeveledMemory(parts, aggregate=aggregate)

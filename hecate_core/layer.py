@@ -13,7 +13,7 @@ from torch import nn
 from hecate_core.aggregation import Aggregation
 from hecate_core.anchoring import demand_resets_on_anchors, reads_its_own_writes
 from hecate_core.differentiation import autodiff
-from hecate_core.errors import CompositionError
+from hecate_core.errors import CompositionError, InputError
 from hecate_core.forms import Linearised
 from hecate_core.frequency import FrequencyGate, Grain, judged
 from hecate_core.front import Front
@@ -24,6 +24,7 @@ from hecate_core.parameters import RuleParams
 from hecate_core.precision import full_precision, handed, widened
 from hecate_core.protocols import MemoryRule, Strategy, Widths
 from hecate_core.records import State, Tokens
+from hecate_core.rehearsal import rehearse
 from hecate_core.shapes import Bool, Float, Tensor
 from hecate_core.strategies.documents import restarting, resting
 from hecate_core.strategy_gates import gates_under
@@ -54,6 +55,7 @@ class LevelMemory(nn.Module):
         ranges = narrowed_gates(gates_under(rule, strategy), spec.gates, f"levels[{index}]")
         self.gates = GateHead(width, ranges, widths)
         self.params = RuleParams(rule, widths)
+        self._widths = widths
         self.head_size = max((size for axis, size in widths.items() if axis != "H"), default=0)
         if spec.frequency == "learned" and index == 0:
             raise CompositionError('levels[0].frequency = "learned": the fastest level always writes; expected "fixed"')
@@ -69,6 +71,19 @@ class LevelMemory(nn.Module):
         names = ("step_pair", "link_pair") if formed else ("pair", "step_pair", "link_pair")
         found = (getattr(self._strategy, name, None) for name in names)
         return [one for one in found if one is not None]
+
+    def rehearse(self, dtype: torch.dtype) -> bool:
+        """A call of a whole chunk on inputs of a dtype without their numbers; see `rehearsal.rehearse`.
+
+        Raises CompositionError where an implementation that was asked for does not take tensors of such sizes.
+        """
+        length = max(self._grain, getattr(self._strategy, "chunk", 1), getattr(self._strategy, "longest", 1))
+        try:
+            return rehearse(self._rule, self._strategy, self.params.record(), self._widths, length, dtype)
+        except InputError as error:
+            raise CompositionError(
+                f'rule "{self._rule.name}" under strategy "{self._strategy.name}": {error}'
+            ) from error
 
     def init_state(self, batch: int) -> State:
         """Front tails and the rule's first memory for every row."""

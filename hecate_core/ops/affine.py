@@ -9,7 +9,7 @@ Linear attention, Hebbian, delta rule, DGD and Titans with a matrix memory are c
 (specs/forms/affine.md). A token with keep 1, erase 0, write 0, momentum 1, inject 0 changes nothing.
 """
 
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from hecate_core.ops import affine_reference as reference
 from hecate_core.ops.affine_reference import AffineInputs
 from hecate_core.ops.first_order import first_order
-from hecate_core.ops.serving import operands, serving, told_apart
+from hecate_core.ops.serving import operands, settled, told_apart
 from hecate_core.shapes import Bool, Float, Tensor
 
 # How a token that must change nothing looks, by name of the coefficient.
@@ -153,14 +153,19 @@ def affine(
     dtype = tokens.v.dtype
     if tokens.v.shape[2] == 0:
         return tokens.v, memory, surprise
-    pair = serving(pair, tokens.v)
     wide = torch.promote_types(torch.promote_types(dtype, memory.dtype), torch.float32)
-    others = (None if one is None else one.to(wide) for one in (*tokens[3:], memory, surprise))
-    flat: list[Tensor | None] = [*operands(pair, tokens[:3], wide), *others]
+    others = [None if one is None else one.to(wide) for one in (*tokens[3:], surprise)]
+    first = memory.to(wide)
+
+    def call(one: AffinePair) -> tuple[AffineTokens, Tensor, Tensor | None, int]:
+        return AffineTokens._make([*operands(one, tokens[:3], wide), *others[:-1]]), first, others[-1], chunk
+
+    pair, given = settled(pair, tokens.v, call)
+    flat: list[Tensor | None] = [*given[0], *given[1:3]]
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in flat):
         y, memory, surprise = _Affine.apply(pair, chunk, *told_apart(flat))
     else:
-        y, memory, surprise, _ = pair.forward(AffineTokens._make(flat[:8]), cast(Tensor, flat[8]), flat[9], chunk)
+        y, memory, surprise, _ = pair.forward(*given)
     return y.to(dtype), memory, surprise
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from hecate_core.ops import affine_column_reference as reference
 from hecate_core.ops.affine_column_reference import ColumnInputs
 from hecate_core.ops.first_order import first_order
-from hecate_core.ops.serving import operands, serving
+from hecate_core.ops.serving import operands, settled
 from hecate_core.shapes import Bool, Float, Tensor
 
 # Ratios are formed per channel and pair of tokens, so work inside a chunk grows with its square times K; measured
@@ -121,15 +121,18 @@ def affine_column(
     dtype = tokens.v.dtype
     if tokens.v.shape[2] == 0:
         return tokens.v, memory, None
-    pair = serving(pair, tokens.v)
     wide = torch.promote_types(torch.promote_types(dtype, memory.dtype), torch.float32)
-    others = (None if one is None else one.to(wide) for one in tokens[3:])
-    flat: list[Tensor | None] = [*operands(pair, tokens[:3], wide), *others]
+    others = [None if one is None else one.to(wide) for one in tokens[3:]]
     first = memory.to(wide)
+
+    def call(one: ColumnPair) -> tuple[ColumnTokens, Tensor, int]:
+        return ColumnTokens._make([*operands(one, tokens[:3], wide), *others]), first, chunk
+
+    pair, (flat, *_) = settled(pair, tokens.v, call)
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (*flat, first)):
         y, end = _AffineColumn.apply(pair, chunk, *flat, first)
     else:
-        y, end, _ = pair.forward(ColumnTokens._make(flat), first, chunk)
+        y, end, _ = pair.forward(flat, first, chunk)
     return y.to(dtype), end, None
 
 

@@ -15,7 +15,7 @@ import torch
 
 from hecate_core.ops.decay import between, between_adjoint
 from hecate_core.ops.first_order import first_order
-from hecate_core.ops.serving import serving
+from hecate_core.ops.serving import settled
 from hecate_core.shapes import Float, Tensor
 
 
@@ -187,12 +187,12 @@ def decayed_linear(
     Gradients flow to every tensor by the pair's analytical backward, once. Derived: specs/forms/linearised.md;
     [2501.00663] Eq. 16-18 for the coefficients.
     """
-    pair = serving(pair, reads.q)
+    pair, given = settled(pair, reads.q, lambda one: (reads, stored, decays))
     flat = (*reads, stored, *decays)
     if torch.is_grad_enabled() and any(one.requires_grad for one in flat):
         y, end, memory = _DecayedLinear.apply(pair, *flat)
         return y, end, memory
-    y, end, _ = pair.forward(reads, stored, decays)
+    y, end, _ = pair.forward(*given)
     return y, end, end.select(2, 0)
 
 

@@ -9,7 +9,8 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +37,43 @@ def shaping() -> Iterator[None]:
         yield
     finally:
         _state.shaping = before
+
+
+class Bare(NamedTuple):
+    """A tensor without its numbers."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+def bared(given: Any) -> Any:
+    """Arguments of a pair with every tensor bare, in tuples and named tuples too: what its refusal depends on."""
+    if isinstance(given, Tensor):
+        return Bare(given.shape, given.dtype)
+    if isinstance(given, tuple):
+        parts = [bared(one) for one in given]
+        return given._make(parts) if hasattr(given, "_make") else tuple(parts)
+    return given
+
+
+@lru_cache(maxsize=4096)
+def refusal(pair: Any, call: tuple[Any, ...]) -> str | None:
+    """Why a pair's `forward` does not take such arguments (`bared`), in its own words, or None; runs nothing."""
+    with shaping():
+        try:
+            pair.forward(*_on_meta(call))
+        except InputError as error:
+            return str(error)
+    return None
+
+
+def _on_meta(given: Any) -> Any:
+    if isinstance(given, Bare):
+        return torch.empty(given.shape, dtype=given.dtype, device="meta")
+    if isinstance(given, tuple):
+        parts = [_on_meta(one) for one in given]
+        return given._make(parts) if hasattr(given, "_make") else tuple(parts)
+    return given
 
 
 class Operator:

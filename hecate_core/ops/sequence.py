@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hecate_core.ops.first_order import first_order
-from hecate_core.ops.serving import operands, serving
+from hecate_core.ops.serving import operands, settled
 
 TokensT = TypeVar("TokensT", bound=tuple[Any, ...])
 
@@ -49,15 +49,19 @@ def sequence(pair: Any, tokens: TokensT, state: Tensor, option: str = "") -> tup
     for one in wanted[1:]:
         dtype = torch.promote_types(dtype, one.dtype)
     wide = torch.promote_types(torch.promote_types(dtype, state.dtype), torch.float32)
-    pair = serving(pair, wanted[-1])
-    taken = iter(operands(pair, wanted, wide))
     make: Callable[[Sequence[Tensor | None]], TokensT] = type(tokens)._make  # type: ignore[attr-defined]
-    given = [next(taken) if one is not None and one.dim() == 4 else _widened(one, wide) for one in tokens]
     state = state.to(wide)
+
+    def call(one: Any) -> tuple[TokensT, Tensor, str]:
+        taken = iter(operands(one, wanted, wide))
+        given = [next(taken) if one is not None and one.dim() == 4 else _widened(one, wide) for one in tokens]
+        return make(given), state, option
+
+    pair, (given, *_) = settled(pair, wanted[-1], call)
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (*given, state)):
         y, end = _Sequence.apply(pair, make, option, state, *given)
     else:
-        y, end, _ = pair.forward(make(given), state, option)
+        y, end, _ = pair.forward(given, state, option)
     return y.to(dtype), end
 
 

@@ -1,10 +1,24 @@
 """Which implementation serves a call, and in which dtype it takes its operands."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+ArgumentsT = TypeVar("ArgumentsT", bound=tuple[Any, ...])
+
+
+def settled(pair: Any, like: Tensor, call: Callable[[Any], ArgumentsT]) -> tuple[Any, ArgumentsT]:
+    """The pair that serves a call, and `call(pair)`: what its `forward` is then given.
+
+    One that chooses (`auto`) looks at the arguments too, and may put another in the place of its first choice.
+    """
+    chosen = serving(pair, like)
+    given = call(chosen)
+    instead = getattr(pair, "instead", None)
+    other = None if instead is None else instead(chosen, given)
+    return (chosen, given) if other is None else (other, call(other))
 
 
 def serving(pair: Any, like: Tensor) -> Any:

@@ -70,8 +70,8 @@ class NvrtcLauncher:
         self._shared: dict[int, int] = {}
 
     def shared_limit(self, like: Tensor) -> int:
-        """What the tensor's card gives one block."""
-        device = _common_device([like], None)
+        """What the tensor's card gives one block; the current one where a tensor has no numbers and so no place."""
+        device = torch.cuda.current_device() if like.is_meta else _common_device([like], None)
         if device not in self._shared:
             self._shared[device] = self._open().shared_limit(device)
         return self._shared[device]

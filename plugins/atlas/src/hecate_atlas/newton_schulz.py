@@ -9,7 +9,19 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from hecate_core.api import MOMENTUM, WRITE, CompositionError, Float, Gate, Rates, Tensor, Tokens, first_order, nearest
+from hecate_core.api import (
+    MOMENTUM,
+    WRITE,
+    CompositionError,
+    Float,
+    Gate,
+    Rates,
+    Tensor,
+    Tokens,
+    first_order,
+    nearest,
+    settled,
+)
 
 COEFFICIENTS = {"muon": (3.4445, -4.7750, 2.0315), "polar": (1.5, -0.5, 0.0)}
 FLOOR = 1e-7  # added to the norm: zero stays zero
@@ -71,9 +83,9 @@ def newton_schulz(
     """
     if matrix.shape[-2] > matrix.shape[-1]:  # the small side is squared
         return newton_schulz(matrix.mT, steps, coefficients, pair).mT
-    made: Tensor = _NewtonSchulz.apply(
-        matrix.flatten(0, -3) if matrix.dim() > 2 else matrix[None], steps, coefficients, pair
-    )
+    flat = matrix.flatten(0, -3) if matrix.dim() > 2 else matrix[None]
+    pair, given = settled(pair, flat, lambda one: (flat, steps, coefficients))
+    made: Tensor = _NewtonSchulz.apply(*given, pair)
     return made.view(matrix.shape)
 
 

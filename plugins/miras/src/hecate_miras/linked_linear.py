@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 
-from hecate_core.api import Decays, Float, Reads, Tensor, first_order
+from hecate_core.api import Decays, Float, Reads, Tensor, first_order, settled
 from hecate_miras.links import LinkOption, linked, linked_adjoint
 
 MOST = 1 << 20  # numbers of evidence that plain torch forms at once
@@ -96,6 +96,7 @@ def linked_linear(reads: LinkedReads, link: LinkOption, pair: LinkedLinearPair =
 
     Runs in the dtype of its tensors, float32 or wider. Source: [2504.13173] Eq. 28 with the links of Eq. 24 and 27.
     """
+    pair, _ = settled(pair, reads.q, lambda one: (reads, link))
     made: Tensor = _Linked.apply(pair, link, *reads)
     return made
 

@@ -74,6 +74,7 @@ class TNT:
             {} if pair is None else {"pair": pair}
         )
         self._global = Frozen(chunk=max(global_chunk, 1), detach=detach, read="anchor", **more)
+        self.longest = max(global_chunk, *chosen, 1)  # of its chunks, in tokens
         self.pair, self.step_pair, self.link_pair = self._global.pair, step_pair, link_pair
         self._locals = [Frozen(chunk=one, detach=detach, link=link, **more) for one in chosen]
         parts = [*([self._global] if global_chunk else []), *self._locals]

@@ -1,0 +1,150 @@
+"""Which sizes kernels serve; what they do not serve is said when a memory is composed, never at its first call."""
+
+from typing import Any
+
+import pytest
+import torch
+from hecate_kernels.nvrtc import NvrtcLauncher
+from hecate_kernels.pair import SHARED_LIMITS
+
+from hecate_core import MemoryLayer, backends
+from hecate_core.api import CompositionError
+from hecate_core.backends import AutoPair, Choice, choices, pair_for
+from hecate_core.ops.affine import REFERENCE, AffineTokens, affine
+from hecate_core.ops.operator import bared, refusal
+
+CUDA = torch.device("cuda")
+RULES = {
+    "titans-deep": "frozen",
+    "yaad": "frozen",
+    "moneta": "frozen",
+    "memora": "frozen",
+    "lattice": "sequential",
+    "trellis": "sequential",
+    "atlas": "frozen",
+    "kda": "chunkwise",
+    "titans": "chunkwise",
+}
+
+
+def _layer(rule: str, head: int, backend: str = "host", **more: Any) -> MemoryLayer:
+    return MemoryLayer(head, heads=1, **{"rule": rule, "strategy": RULES[rule], "backend": backend, **more})
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("head", [16, 64, 100, 128, 256])
+def test_every_head_size_is_served(rule: str, head: int) -> None:
+    layer = _layer(rule, head)
+    (level,) = (one for one in layer.modules() if hasattr(one, "rehearse"))
+    assert level.rehearse(torch.float32), "a step that wants numbers would not be known before the first call"
+    assert {one.runs for one in choices(layer, torch.device("cpu"), torch.bfloat16)} == {"host"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "head", "more", "why"),
+    [
+        ("kda", 512, {}, 'op "affine_column": head sizes 512 and 512; its kernels take up to 256'),
+        ("lattice", 512, {}, 'op "lattice": head sizes 512 and 512; its kernels take up to 256'),
+        ("titans-deep", 16, {"chunk": 256}, 'op "decayed_linear": a chunk of 256 updates of width 16 needs'),
+        (
+            "yaad",
+            16,
+            {"strategy": {"name": "tnt", "global_chunk": 256, "shards": [256]}, "chunk": 8},
+            'op "decayed_linear": a chunk of 256 updates of width 16 needs',
+        ),
+    ],
+)
+def test_what_kernels_do_not_serve_is_refused_when_composed(
+    rule: str, head: int, more: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(CompositionError) as refused:
+        _layer(rule, head, **more)
+    told = str(refused.value)
+    assert why in told
+    assert told.endswith('or use backend = "reference"') or told.endswith('or backend = "reference"')
+    assert "\n" not in told
+    _layer(rule, head, "reference", **more)
+
+
+def test_a_dtype_that_kernels_do_not_take_is_refused_before_the_first_step() -> None:
+    layer = _layer("titans", 16)
+    with pytest.raises(CompositionError, match="q, k, v are float64, float64, float64; its kernels take float32 or"):
+        choices(layer.double(), torch.device("cpu"), torch.float64)
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small card that lacks nothing."""
+    monkeypatch.setattr(backends, "_missing", lambda pair: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
+    monkeypatch.setattr(NvrtcLauncher, "shared_limit", lambda self, like: SHARED_LIMITS["sm_89"])
+    backends._announce.cache_clear()
+    refusal.cache_clear()
+
+
+@pytest.mark.usefixtures("card")
+def test_auto_takes_kernels_for_networks_on_a_small_card() -> None:
+    for head in (100, 128, 256):
+        for rule in ("titans-deep", "moneta"):
+            found = choices(_layer(rule, head, "auto"), CUDA, torch.bfloat16)
+            assert {(one.runs, one.reason) for one in found} == {("nvrtc", "NVIDIA L4")}
+
+
+@pytest.mark.usefixtures("card")
+def test_auto_leaves_to_plain_torch_what_kernels_refuse_and_says_why() -> None:
+    (found,) = choices(_layer("titans-deep", 16, "auto", chunk=128), CUDA, torch.float32)
+    assert (found.op, found.asked, found.runs) == ("decayed_linear", "auto", "reference")
+    assert "a chunk of 128 updates of width 16 needs" in found.reason
+    (found,) = choices(_layer("lattice", 512, "auto"), CUDA, torch.float32)
+    assert found.reason == "its kernels take heads up to 256 wide, not 512"
+
+
+def _narrow() -> tuple[AffineTokens, torch.Tensor]:
+    q = torch.ones(1, 1, 2, 300, dtype=torch.bfloat16)
+    gate = torch.full((1, 1, 2), 0.5)
+    return AffineTokens(q, q, q, gate, None, gate, None, None), torch.zeros(1, 1, 300, 300)
+
+
+class Seen(AutoPair):
+    """`auto` for which a tensor on the CPU counts as one on a card, narrow enough by its declared width."""
+
+    def serving(self, device: torch.device, dtype: torch.dtype, width: int) -> Any:
+        return super().serving(CUDA, dtype, min(width, 256))
+
+
+@pytest.mark.usefixtures("card")
+def test_auto_looks_at_every_argument_of_a_call() -> None:
+    tokens, memory = _narrow()
+    with pytest.warns(
+        RuntimeWarning, match=r'backend auto, op affine: reference \(op "affine": head sizes 300 and 300'
+    ):
+        found = affine(tokens, memory, None, 64, Seen("affine"))
+    wanted = affine(tokens, memory, None, 64, REFERENCE)
+    assert torch.equal(found[0], wanted[0]), "operands are widened for plain torch"
+
+
+@pytest.mark.usefixtures("card")
+def test_a_refusal_depends_on_sizes_alone_and_runs_nothing() -> None:
+    tokens, memory = _narrow()
+    pair = pair_for("affine", "nvrtc")
+    small = AffineTokens(*(None if one is None else one[..., :64] for one in tokens))
+    assert refusal(pair, bared((small, memory[..., :64, :64], None, 64))) is None
+    assert "head sizes 300 and 300" in str(refusal(pair, bared((tokens, memory, None, 64))))
+
+
+def test_a_module_that_does_not_rehearse_is_judged_by_its_width(card: None) -> None:
+    class Stranger(torch.nn.Module):
+        pairs = (AutoPair("affine"),)
+        head_size = 300
+
+    (found,) = choices(Stranger(), CUDA, torch.float32)
+    assert found == Choice("affine", "auto", "reference", "its kernels take heads up to 256 wide, not 300")
+
+
+def test_where_nothing_has_a_place_the_current_card_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        def shared_limit(self, device: int) -> int:
+            return 1000 + device
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert NvrtcLauncher(Driver()).shared_limit(torch.empty(1, device="meta")) == 1003  # type: ignore[arg-type]
