@@ -2,6 +2,7 @@
 
 import torch
 
+from hecate_core.ops.operator import shaping
 from hecate_core.precision import handed
 from hecate_core.protocols import MemoryRule, Strategy, Widths
 from hecate_core.records import Params, Tokens
@@ -28,8 +29,9 @@ def rehearse(
     gates = {name: bare(gate.width, wide) for name, gate in rule.gates.items()}
     record = params.map(lambda one: one.detach().to("meta"))
     try:
-        tokens = handed(strategy, rule, inputs).replace(**gates)
-        strategy(rule, record, tokens, strategy.init_state(rule, record, 1))
+        with shaping():  # a pair by itself, behind no operator, launches nothing either
+            tokens = handed(strategy, rule, inputs).replace(**gates)
+            strategy(rule, record, tokens, strategy.init_state(rule, record, 1))
     except RuntimeError:  # torch's own: meta tensors have no values to decide by
         return False
     return True

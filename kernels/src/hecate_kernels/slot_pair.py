@@ -142,7 +142,8 @@ class SlotKernels(LaunchedPair, ABC, Generic[TokensT]):
 
     def _call(self, tokens: TokensT, option: str) -> SlotCall:
         first, second, due = (one is not None for one in tokens[3:])
-        slots = Slots.of(*self.sizes(tokens), 1, self.most_floats)
+        number, width = map(int, self.sizes(tokens))
+        slots = Slots.of(number, width, 1, self.most_floats)
         call = SlotCall(slots, tokens[0].dtype, option, (first, second, due))
         return self.cut(call, tokens[0].shape[2], self._where.shared_limit(tokens[0]))
 
