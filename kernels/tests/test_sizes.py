@@ -99,6 +99,29 @@ def test_auto_leaves_to_plain_torch_what_kernels_refuse_and_says_why() -> None:
     assert found.reason == "its kernels take heads up to 256 wide, not 512"
 
 
+@pytest.mark.parametrize(
+    ("rule", "head", "dtype", "arch", "runs"),
+    [
+        ("titans", 128, torch.float32, "sm_89", "nvrtc"),
+        ("titans", 256, torch.bfloat16, "sm_89", "reference"),
+        ("titans", 256, torch.float32, "sm_80", "nvrtc"),
+        ("kda", 100, torch.float32, "sm_89", "nvrtc"),
+        ("kda", 128, torch.float32, "sm_89", "reference"),
+        ("kda", 128, torch.bfloat16, "sm_89", "nvrtc"),
+        ("kda", 256, torch.bfloat16, "sm_80", "reference"),
+        ("kda", 256, torch.float32, "sm_90a", "nvrtc"),
+        ("lattice", 256, torch.float32, "sm_89", "nvrtc"),
+        ("trellis", 256, torch.bfloat16, "sm_89", "nvrtc"),
+    ],
+)
+@pytest.mark.usefixtures("card")
+def test_what_auto_takes_depends_on_the_card_as_the_docs_say(
+    rule: str, head: int, dtype: torch.dtype, arch: str, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NvrtcLauncher, "shared_limit", lambda self, like: SHARED_LIMITS[arch])
+    assert {one.runs for one in choices(_layer(rule, head, "auto"), CUDA, dtype)} == {runs}
+
+
 def _narrow() -> tuple[AffineTokens, torch.Tensor]:
     q = torch.ones(1, 1, 2, 300, dtype=torch.bfloat16)
     gate = torch.full((1, 1, 2), 0.5)
