@@ -9,6 +9,7 @@ from hecate_core.checking.catalogue import catalogue, markdown
 from hecate_core.cli.main import run
 from hecate_core.registry import registry
 
+from .conftest import FakeDistribution
 from .specs import ROOT, SPECIFIED, read
 
 PAGE = Path(__file__).parents[1] / "docs" / "rules.md"
@@ -66,3 +67,35 @@ def test_a_table_is_markdown() -> None:
     lines = markdown(catalogue()[:2])
     assert len(lines) == 4
     assert {line.count("|") for line in lines} == {10}
+
+
+BROKEN = """
+from hecate_core.hooks import hookimpl
+
+@hookimpl
+def hecate_components():
+    return [("rule", "absent", "acme_plugin.gone:Rule"), ("rule", "angry", "acme_plugin.angry:Rule"),
+            ("strategy", "lost", "acme_plugin.gone:Strategy"), ("retention", "lost", "acme_plugin.gone:Retention")]
+"""
+
+
+def test_a_broken_member_is_a_row_of_its_own_and_stops_no_other(
+    distribution: FakeDistribution, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = catalogue()
+    folder = distribution("acme", BROKEN)
+    (folder / "angry.py").write_text("def Rule(width=3):\n    raise ValueError('in a\\nmood')\n")
+    monkeypatch.setattr("hecate_core.registry.lookup._default", [])
+    assert run(["plugins", "table"]) == 0
+    shown = capsys.readouterr()
+    table = shown.out.splitlines()
+    assert [line for line in table if "| acme |" not in line] == markdown(sound)
+    assert any(line.startswith("| absent | acme | broken: ") and "gone" in line for line in table)
+    assert any(line.startswith("| angry | acme | broken: ") and "in a mood" in line for line in table)
+    assert {line.count("|") for line in table} == {10}
+    assert 'strategy "lost" failed to import acme_plugin.gone' in shown.err
+    assert 'retention "lost" failed to import acme_plugin.gone' in shown.err
+    assert run(["plugins", "table", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rules"]}
+    assert rows["titans"]["broken"] == ""
+    assert "in a mood" in rows["angry"]["broken"]

@@ -87,9 +87,11 @@ def _hint(found: Registry, name: str) -> str:
 
 
 def _table(output: Output, evidence: Path | None) -> None:
-    from hecate_core.checking.catalogue import catalogue, markdown
+    from hecate_core.checking.catalogue import broken_parts, catalogue, markdown
 
     rows = catalogue(evidence)
+    for line in broken_parts():
+        output.note(line)
     output.result("hecate.rules/1", {"rules": [row.record() for row in rows]}, markdown(rows))
 
 
