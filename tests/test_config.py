@@ -169,8 +169,14 @@ def test_overrides_take_toml_values_and_bare_strings() -> None:
         ("model.width=0", "--set model.width: model.width = 0; expected an integer >= 1"),
         ("model.width=wide", '--set model.width: model.width = "wide"; expected an integer'),
         ("model.width.x=1", "--set model.width.x: model.width = {'x': 1}; expected an integer"),
-        ("seed[0]=1", "--set seed[0]: seed = {'0': 1}; expected an integer"),
+        ("seed[0]=1", "--set seed.0: the config has no list seed; expected the whole list first"),
         ("model.memory.levels[3].write_period=1", "--set model.memory.levels.3: the list has 2 items, numbered from 0"),
+        (
+            "model.cms.levels[1].rate=0.1",
+            "--set model.cms.levels.1: the config has no list model.cms.levels; expected the whole list first, as in "
+            "--set 'model.cms.levels=[{}, {}]'",
+        ),
+        ("model.width[0]=1", "--set model.width.0: model.width is 64, no list; expected a key without [0]"),
         ("model.memory.levels[3]=1", "--set model.memory.levels.3: the list has 2 items, numbered from 0"),
         ("model.memory.levels.fast=1", "--set model.memory.levels.fast: the list has 2 items, numbered from 0"),
     ],

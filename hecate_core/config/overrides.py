@@ -63,6 +63,8 @@ def _only_path(parsed: dict[str, Any]) -> Path:
 def _put(node: Any, path: Path, value: Any) -> None:
     for depth, (step, following) in enumerate(itertools.pairwise(path)):
         inner = _get(node, step, path[: depth + 1])
+        if isinstance(following, int) and not isinstance(inner, list):
+            _refuse_item(inner, path[: depth + 1], following)
         if isinstance(inner, str) and isinstance(following, str):
             inner = {"name": inner} if inner != "none" else {}
         elif not isinstance(inner, (dict, list)):
@@ -71,6 +73,18 @@ def _put(node: Any, path: Path, value: Any) -> None:
         node = inner
     _get(node, path[-1], path)
     _set(node, path[-1], value)
+
+
+def _refuse_item(inner: Any, path: Path, item: int) -> None:
+    """A list that the config leaves to its default has a length that only the schema knows."""
+    where = ".".join(map(str, path))
+    if inner is None:
+        raise ConfigError(
+            f"--set {where}.{item}: the config has no list {where}; expected the whole list first, as in "
+            f"--set '{where}=[{', '.join(['{}'] * min(item + 1, 8))}]'"
+        )
+    if not isinstance(inner, (dict, list)):
+        raise ConfigError(f"--set {where}.{item}: {where} is {inner!r}, no list; expected a key without [{item}]")
 
 
 def _get(node: Any, step: str | int, path: Path) -> Any:
