@@ -44,6 +44,17 @@ class Stop:
             self._at_once = False
 
 
+def terminated(_: int, __: FrameType | None) -> None:
+    """The handler of a program that has nothing to end: SIGTERM raises where the program stands, as SIGINT does."""
+    raise Terminated
+
+
+def hear_sigterm() -> None:
+    """From now on SIGTERM raises Terminated, where it would have ended the process without a word."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminated)
+
+
 @contextmanager
 def stopping() -> Iterator[Stop]:
     """A Stop that hears SIGINT and SIGTERM in the body.
@@ -51,10 +62,13 @@ def stopping() -> Iterator[Stop]:
     Outside the main thread, or where the program has handlers of its own, those stay and nothing is heard.
     """
     stop, before = Stop(), {}
-    ordinary: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ordinary: dict[int, tuple[Any, ...]] = {
+        signal.SIGINT: (signal.default_int_handler,),
+        signal.SIGTERM: (signal.SIG_DFL, terminated),
+    }
     if threading.current_thread() is threading.main_thread():
-        for number, handler in ordinary.items():
-            if signal.getsignal(number) is handler:
+        for number, handlers in ordinary.items():
+            if signal.getsignal(number) in handlers:
                 before[number] = signal.signal(number, stop.signalled)
     try:
         yield stop

@@ -84,6 +84,25 @@ def assert_as_if_undisturbed() -> None:
     assert [one["step"] for one in json.loads((CELL / "manifest.json").read_text())["resumed"]] == [3]
 
 
+def test_a_sweep_told_to_stop_before_its_first_run_says_so() -> None:
+    """A file that nobody writes holds it where it reads what to run."""
+    os.mkfifo("held.toml")
+    command = [sys.executable, "-m", "hecate_core.cli", "sweep", "held.toml"]
+    sweep = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    writers: list[int] = []
+
+    def is_read() -> bool:
+        with suppress(OSError):  # nobody reads it yet
+            writers.append(os.open("held.toml", os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    until("the file is opened", is_read)
+    sweep.terminate()
+    assert sweep.communicate(timeout=60)[1] == "hecate: terminated\n"
+    assert sweep.returncode == ExitCode.TERMINATED
+    os.close(writers[0])
+
+
 def test_the_runs_of_a_killed_sweep_end_by_themselves_and_are_waited_for() -> None:
     sweep = started(hook=True)
     until("the third step", Path("pid").exists)

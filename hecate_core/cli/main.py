@@ -27,6 +27,7 @@ from hecate_core.cli import (
 from hecate_core.cli import report as reports
 from hecate_core.cli.command import command
 from hecate_core.cli.faults import report
+from hecate_core.stopping import hear_sigterm
 
 # A command's file imports torch and what stands on it inside the function, so that help stays quick.
 OURS: dict[str, Callable[..., int | None]] = {
@@ -50,6 +51,7 @@ def entry() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    hear_sigterm()
     # torch tells every user of autocast that a fused norm is not taken; nobody can do anything about it
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     sys.exit(run(sys.argv[1:]))
