@@ -11,6 +11,7 @@ from hecate_core.composing import demand_letters
 from hecate_core.config import Config, load_config, make_config, schema
 from hecate_core.levels import ChainLevel, LevelSpec
 from hecate_core.model import LanguageModel
+from hecate_core.room import demand_room
 
 
 def config_of(given: Config | Mapping[str, Any] | str | Path) -> Config:
@@ -24,12 +25,22 @@ def compose(config: Config | Mapping[str, Any] | str | Path) -> LanguageModel:
     """The language model that a config (or a table, or a TOML file) describes, weights drawn from its seed.
 
     Global random state is left as it was. Raises CompositionError where parts do not fit, InputError for unknown
-    names and PluginError where a needed plugin does not load.
+    names and for sizes beyond this machine's memory, and PluginError where a needed plugin does not load.
     """
     config = config_of(config)
+    if config.model.memory is not None:
+        demand_letters(config.model.memory.rule, config.model.memory.widths)
+    demand_room(config, _made)
+    return _made(config)
+
+
+def demand_rows(config: Config) -> None:
+    """InputError where the memory that is carried for every row of a build cannot fit beside the weights."""
+    demand_room(config, _made, rows=config.data.batch)
+
+
+def _made(config: Config) -> LanguageModel:
     model = config.model
-    if model.memory is not None:
-        demand_letters(model.memory.rule, model.memory.widths)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         made = LanguageModel(

@@ -15,7 +15,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from hecate_core.backends import choices
-from hecate_core.blueprint import compose, config_of, levels_in
+from hecate_core.blueprint import compose, config_of, demand_rows, levels_in
 from hecate_core.config import Config, config_digest, config_plain
 from hecate_core.corpus import Corpus, open_corpus
 from hecate_core.differentiation import Tape, cut
@@ -56,6 +56,9 @@ class Build:
         self.corpus = open_corpus(config.data.path) if corpus is None else corpus
         self.generators = Generators(config.seed)
         run, data = config.run, config.data
+        if data.task is None:
+            _demand_text(config, self.corpus)
+        demand_rows(config)
         self.device = _device(run.device)
         with registry().recording() as recording:
             self.model: LanguageModel = compose(config).to(self.device, getattr(torch, run.dtype))
@@ -227,6 +230,16 @@ class Build:
         fresh = self.model.init_state(self.config.data.batch)
         self.state = unflat(parts["memory"], meta["positions"]).to(self.device)
         demand_names("memory", fresh.flat(), self.state.flat())
+
+
+def _demand_text(config: Config, corpus: Corpus) -> None:
+    """InputError for a step that would read its row more than once."""
+    row = len(corpus.train) // config.data.batch
+    if config.data.length > row >= 2:  # a row without two tokens is told by the stream
+        raise InputError(
+            f"data.length = {config.data.length}: {len(corpus.train)} bytes of text for {config.data.batch} rows; "
+            f"expected at most {row}"
+        )
 
 
 def _device(name: str) -> torch.device:

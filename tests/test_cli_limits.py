@@ -23,6 +23,28 @@ BENCH = ["bench", "--rule", "delta", "--tokens", "8", "--device", "cpu", "--widt
         (["--set", "optimizer.lr=-1"], "--set optimizer.lr: optimizer.lr = -1.0; expected a finite number >= 0"),
         (["--set", "model.memory.levels=[{lr_scale=1e38}]"], "lr_scale = 1e+38; expected a number between 0 and 1e+09"),
         (["--set", "run.threads=100000"], "run.threads = 100000; expected an integer between 1 and 1024"),
+        (
+            ["--set", "model.depth=99999999"],
+            "model.depth = 99999999, data.batch = 2: the model needs at least",
+        ),
+        (
+            ["--set", "model.width=262144"],
+            "model.width = 262144, model.depth = 1, data.batch = 2: the model needs at l",
+        ),
+        (["--set", "model.vocab=99999999999"], "the model needs at least"),
+        (["--set", "model.attention.window=9999999999"], "the model needs at least"),
+        (
+            [
+                "--set",
+                "model.memory.rule=lattice",
+                "--set",
+                "model.memory.strategy=sequential",
+                "--set",
+                "model.memory.widths.M=99999999999",
+            ],
+            "the model needs at least",
+        ),
+        (["--set", "data.length=99999999999"], "bytes of text for 2 rows; expected at most"),
         (["--set", "model.width=100000000000"], "hecate: does not fit into memory"),
         (["--set", "model.attention.window=9223372036854775807"], "hecate: does not fit into memory"),
     ],
