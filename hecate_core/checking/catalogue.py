@@ -77,7 +77,7 @@ def broken_parts() -> list[str]:
 def _row(name: str) -> RuleRow:
     try:
         return _sound(name)
-    except Exception as error:  # hecate: allow FL-01 -- a stranger's rule may raise anything; its row says what
+    except Exception as error:  # a stranger's rule may raise anything; its row says what
         reason = one_line(str(error)) if isinstance(error, HecateError) else told(error)
         owner = registry().find("rule", name).origin.distribution
         return RuleRow(name, owner, {}, 0, {}, (), "", broken=reason)
