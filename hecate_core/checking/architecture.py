@@ -211,7 +211,8 @@ def _blank(state: State) -> State:
 def gradient_reaches_every_parameter(case: ModelCase) -> None:
     """All parameters ask for a gradient, get one in a fresh context, and the optimizer holds all of them.
 
-    What is read late, as behind a long chunk, is looked for in longer texts.
+    What is read late, as behind a long chunk, is looked for in longer texts; what decides about steps that a level takes
+    as it reads, behind a text that it learned from.
     """
     named: Mapping[str, Tensor] = {name: one for name, one in case.model.named_parameters() if one.numel()}
     for name, one in named.items():
@@ -223,13 +224,23 @@ def gradient_reaches_every_parameter(case: ModelCase) -> None:
         named = _unreached(case, named, count)
         if not named:
             return
+    for count in LONGER if any(chain.finest() for chain in chains_of(case.model).values()) else ():
+        ids = case.longer(count)
+        state = observe(case.model, ids, ids.roll(-1, 1), case.model.init_state(BATCH)).state
+        named = _unreached(case, named, COUNT, state)
+        if not named:
+            return
     raise Failed(f"parameter {next(iter(named))} gets no gradient in {LONGER[-1]} tokens")
 
 
-def _unreached(case: ModelCase, named: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+def _unreached(
+    case: ModelCase, named: Mapping[str, Tensor], count: int, state: State | None = None
+) -> dict[str, Tensor]:
     """Those of the parameters that a text of `count` tokens gives no gradient; Failed for one that is not finite."""
     ids = case.longer(count)
-    loss = next_token_loss(case.model(ids, case.model.init_state(BATCH))[0], ids.roll(-1, 1))
+    loss = next_token_loss(
+        case.model(ids, case.model.init_state(BATCH) if state is None else state)[0], ids.roll(-1, 1)
+    )
     grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     left: dict[str, Tensor] = {}
     for (name, one), grad in zip(named.items(), grads, strict=True):
