@@ -16,6 +16,7 @@ from torch import nn
 from hecate_core.aggregation import Aggregation
 from hecate_core.channel import SwiGLU
 from hecate_core.errors import CompositionError
+from hecate_core.frequency import StepGate
 from hecate_core.levels import ChainLevel, levels_of, strikes
 from hecate_core.records import State
 from hecate_core.shapes import Bool, Float, Tensor
@@ -59,6 +60,10 @@ class CMS(nn.Module):
         self._skip, self._side_by_side = skip, deployment == "independent"
         self.levels = nn.ModuleList(ChainMLP(width, expansion, first + index) for index in range(len(self.specs)))
         self.aggregate = Aggregation(aggregate, len(self.specs)) if self._side_by_side else None
+        self.frequencies = nn.ModuleDict({
+            f"level{index}": StepGate(width, spec.write_period * grain, first + index)
+            for index, spec in enumerate(self.specs) if spec.frequency == "learned"
+        })  # fmt: skip
 
     def init_state(self, batch: int) -> State:
         """No change and nothing pending, for every FAST level; a level that is not FAST carries nothing."""
@@ -96,7 +101,8 @@ class CMS(nn.Module):
         """The state after FAST levels saw the gradient of `count` tokens' summed loss, read just before `state`.
 
         `grads` maps "levelN" to the gradients by its change. A level whose clock strikes at this position takes its
-        step: change <- change - rate * (sum of its period, or mean per token). Spec Eq. 5 to 7.
+        step: change <- change - rate * (sum of its period, or mean per token); where its frequency is learned, in the
+        rows that want to. Spec Eq. 5 to 7, 10 to 12.
         """
         after = dict(state)
         for index, spec in enumerate(self.specs):
@@ -105,6 +111,9 @@ class CMS(nn.Module):
                 continue  # just begun anew: what was pending belonged to the context before
             level = state[name]
             total = State.of({key: level.pending[key] + grads[name][key] for key in level.pending})
+            if name in self.frequencies:
+                after[name] = self._decided(index, level, total, state.position, count)
+                continue
             seen = level.pending.position + count
             if not self.steps_at(index, state.position):
                 after[name] = level.replace(pending=total.replace(position=seen))
@@ -113,6 +122,21 @@ class CMS(nn.Module):
             moved = {key: one - step * total[key] for key, one in level.change.items()}
             after[name] = State(change=State.of(moved), pending=total.map(torch.zeros_like))
         return State.of(after).replace(position=state.position)
+
+    def _decided(self, index: int, level: State, total: State, position: int, count: int) -> State:
+        """A level of learned frequency: at its strikes the rows that want to take their step, others go on gathering."""
+        gate, spec, frequency = self._gate(index), self.specs[index], level.frequency
+        seen = frequency.count + count
+        if not self.steps_at(index, position):
+            return level.replace(pending=total, frequency=frequency.replace(count=seen))
+        opens, mean = gate.decide(frequency)
+        scale = spec.rate / (seen.view(-1, 1, 1) if spec.reduce == "mean" else 1)
+        step = total.map(lambda one: -scale * one)
+        moved = {key: torch.where(opens, one + step[key], one) for key, one in level.change.items()}
+        left = total.map(lambda one: torch.where(opens, 0.0, one))
+        count_left = torch.where(opens.flatten(), 0.0, seen)
+        decided = frequency.replace(mean=mean, step=step, count=count_left)
+        return State(change=State.of(moved), pending=left, frequency=decided)
 
     def clocks(self, position: int, count: int) -> set[int]:
         """Counts of tokens, 1 to `count`, after which a FAST level learns or begins anew."""
@@ -160,18 +184,23 @@ class CMS(nn.Module):
         outputs, begin = [], 0
         for end in (*ends, x.shape[1]):
             piece = x[:, begin:end]
+            if "frequency" in level and end > begin:
+                heard = self._gate(index).heard(piece, level.frequency, position + begin)
+                level = level.replace(frequency=heard)
             outputs.append(self._of_documents(index, piece, level, None if starts is None else starts[:, :end]))
             if end in ends:
                 level = self._fresh(index, x.shape[0])
             begin = end
         if gone is not None:
-            level = level.map(lambda one: one.masked_fill(gone, 0.0))
+            level = level.map(lambda one: one.masked_fill(gone.view(-1, *(1,) * (one.dim() - 1)), 0.0))
         return torch.cat(outputs, 1) if ends else outputs[0], level
 
     def _of_documents(self, index: int, x: Tensor, level: State, starts: Tensor | None) -> Tensor:
         """The level over one run; rows where a document has begun by then see the outer loop's weights alone."""
-        mlp = self._mlp(index)
-        y: Tensor = mlp(x, level.change)
+        mlp, change = self._mlp(index), level.change
+        if "frequency" in level:
+            change = self._gate(index).judging(change, level.frequency)
+        y: Tensor = mlp(x, change)
         if starts is None:
             return y
         begun = starts.cumsum(1)[:, starts.shape[1] - x.shape[1] :] > 0
@@ -184,7 +213,15 @@ class CMS(nn.Module):
             name: torch.zeros(batch, *one.shape, dtype=torch.promote_types(one.dtype, torch.float32), device=one.device)
             for name, one in shapes.items()
         }
-        return State(change=State.of(zeros), pending=State.of({name: one.clone() for name, one in zeros.items()}))
+        state = State(change=State.of(zeros), pending=State.of({name: one.clone() for name, one in zeros.items()}))
+        if f"level{index}" in self.frequencies:
+            state = state.replace(frequency=self._gate(index).init_state(state.change))
+        return state
+
+    def _gate(self, index: int) -> StepGate:
+        gate = self.frequencies[f"level{index}"]
+        assert isinstance(gate, StepGate)
+        return gate
 
     def _mlp(self, index: int) -> "ChainMLP":
         mlp = self.levels[index]
@@ -207,11 +244,11 @@ class ChainMLP(SwiGLU):
 def _scheduled(specs: Sequence[ChainLevel], deployment: str) -> tuple[ChainLevel, ...]:
     """The specs with the resets that a nested chain derives from its periods; CompositionError for what cannot be."""
     for index, spec in enumerate(specs):
-        for name, wrong in (("gates", bool(spec.gates)), ("frequency", spec.frequency != "fixed")):
-            if wrong:
-                raise CompositionError(
-                    f"cms.levels[{index}].{name}: an MLP has no gates to narrow or to learn; drop it"
-                )
+        if spec.gates:
+            raise CompositionError(f"cms.levels[{index}].gates: an MLP has no gates to narrow; drop it")
+        if spec.frequency == "learned" and not (index and spec.rate):
+            why = "takes no step while it reads; give it a rate" if index else "is the fastest and always steps"
+            raise CompositionError(f'cms.levels[{index}].frequency = "learned": the level {why}, or expected "fixed"')
     if deployment != "nested":
         return tuple(specs)
     nested: list[Any] = []

@@ -339,7 +339,7 @@ def test_held_out_text_is_scored_while_it_teaches() -> None:
             r"levels\[0\].reset_period = 2: nested levels begin anew when the next slower one learns",
         ),
         ({"levels": [{"gates": {"write": {"high": 0.1}}}]}, r"levels\[0\].gates: an MLP has no gates"),
-        ({"levels": [{}, {"frequency": "learned"}]}, r"levels\[1\].frequency: an MLP has no gates"),
+        ({"levels": [{}, {"frequency": "learned"}]}, r"levels\[1\].frequency = .learned.: the level takes no step"),
         ({"levels": [{"rate": -1.0}]}, r"levels\[0\].rate = -1.0; expected a finite number >= 0"),
         ({"levels": [{"write_perod": 2}]}, 'did you mean "write_period"'),
         ({"levels": [{}], "deployment": "nestd"}, "deployment = .nestd."),

@@ -77,6 +77,7 @@ class ChainLevel:
     reduce: Literal["sum", "mean"] = "sum"  # what becomes of gradients between steps, on either clock
     lr_scale: float = field(default=1.0, validator=within(0, 1e9))
     rate: float = field(default=0.0, validator=at_least(0))  # step size of learning as it reads; 0: it does not
+    frequency: Literal["fixed", "learned"] = "fixed"  # learned: steps when due and when the period just read says so
 
 
 @frozen
