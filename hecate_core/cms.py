@@ -124,7 +124,7 @@ class CMS(nn.Module):
         return State.of(after).replace(position=state.position)
 
     def _decided(self, index: int, level: State, total: State, position: int, count: int) -> State:
-        """A level of learned frequency: at its strikes the rows that want to take their step, others go on gathering."""
+        """A level of learned frequency: where its clock strikes, rows that want to step, others go on gathering."""
         gate, spec, frequency = self._gate(index), self.specs[index], level.frequency
         seen = frequency.count + count
         if not self.steps_at(index, position):

@@ -211,8 +211,8 @@ def _blank(state: State) -> State:
 def gradient_reaches_every_parameter(case: ModelCase) -> None:
     """All parameters ask for a gradient, get one in a fresh context, and the optimizer holds all of them.
 
-    What is read late, as behind a long chunk, is looked for in longer texts; what decides about steps that a level takes
-    as it reads, behind a text that it learned from.
+    What is read late, as behind a long chunk, is looked for in longer texts; what decides about steps of a level that
+    learns as it reads, behind a text that it learned from.
     """
     named: Mapping[str, Tensor] = {name: one for name, one in case.model.named_parameters() if one.numel()}
     for name, one in named.items():
