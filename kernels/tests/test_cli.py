@@ -141,6 +141,19 @@ def test_a_folder_means_its_pairs_and_the_sources_that_none_of_them_has(
     assert f"{tmp_path}/none: no pair and no .cu in it; a pair is a class" in capsys.readouterr().err
 
 
+def test_like_names_in_other_files_are_all_there_and_repeated_words_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(
+            RAMP.read_text().replace('__file__).with_name("ramp.cu")', f'"{RAMP}")')
+        )
+        (tmp_path / name / "bad.py").write_text("raise RuntimeError")
+    words = [str(tmp_path / name) for name in ("a/mine.py", "b/mine.py", "a/mine.py", "a/bad.py", "b/bad.py")]
+    assert [one.name for one in subjects(words)] == ["RampPair", "RampPair", "bad.py", "bad.py"]
+    assert [one.name for one in subjects(["affine-host", "affine-nvrtc", "hecate-kernels"])][:1] == ["affine"]
+    assert len(subjects(["affine-host", "affine-nvrtc", "affine"])) == 1
+
+
 def test_a_folder_of_a_plugin_means_its_installed_pairs() -> None:
     found = subjects([str(Path(__file__).parents[2] / "plugins" / "lattice")])
     assert [one.name for one in found] == ["lattice"]
@@ -189,7 +202,10 @@ def test_help_says_what_can_be_given(capsys: pytest.CaptureFixture[str]) -> None
     for command in ("check", "compile"):
         assert main([command, "--help"]) == 0
         told = " ".join(capsys.readouterr().out.split())
-        assert "a pair, a distribution, a folder, a .py with pairs or a .cu; default: every installed pair" in told
+        assert (
+            "a pair or its op, a distribution, a folder, a .py with pairs or a .cu; default: every installed pair"
+            in told
+        )
 
 
 def test_the_registry_lists_every_op_once() -> None:

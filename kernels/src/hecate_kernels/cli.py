@@ -15,7 +15,7 @@ from hecate_kernels.pair import Budget
 from hecate_kernels.resources import Use, compile_report, demand_compiled, over_budget
 
 _GO_ON = "; --only CHECK,... leaves it out"
-_WHAT = "a pair, a distribution, a folder, a .py with pairs or a .cu; default: every installed pair"
+_WHAT = "a pair or its op, a distribution, a folder, a .py with pairs or a .cu; default: every installed pair"
 
 
 class _Parser(argparse.ArgumentParser):

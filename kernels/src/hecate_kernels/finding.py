@@ -41,8 +41,8 @@ def subjects(words: Sequence[str]) -> list[Subject]:
     found: dict[tuple[object, ...], Subject] = {}
     for word in words or [""]:
         for one in _meant(word):
-            source = one.pair.kernels.source if one.pair is not None else one.source
-            found.setdefault((one.name, source, one.pair is None), one)
+            source, home = (one.pair.kernels.source, _home(one.pair)) if one.pair is not None else (one.source, None)
+            found.setdefault((one.name, source, home, str(one.broken)), one)
     return list(found.values())
 
 
@@ -58,7 +58,7 @@ def find_pairs(words: Sequence[str]) -> dict[str, CheckedPair]:
 def _meant(word: str) -> Iterator[Subject]:
     path = Path(word)
     if path.suffix in (".cu", ".py"):
-        if not path.exists():
+        if not (path.is_file() if path.suffix == ".py" else path.exists()):
             kind = "CUDA source" if path.suffix == ".cu" else "a Python file with pair classes"
             raise InputError(f"{path}: no such file; expected {kind}")
         yield from [Subject(path.name, source=path)] if path.suffix == ".cu" else _of_file(path)
@@ -77,22 +77,20 @@ def _is_installed(word: str) -> bool:
 
 
 def _of_registry(wanted: str) -> Iterator[Subject]:
-    """Pairs by name or distribution.
+    """Pairs by name, by distribution, or by the op under which they are listed.
 
     The backends of one op mostly share source and checks, so an op is listed once, and again by the name of every pair
     with another source.
     """
     known = registry()
-    names = known.names("pair")
     first: dict[str, Path] = {}
-    met = named = False
-    for name in names:
+    met, by_name = False, not wanted or _is_installed(wanted)
+    for name in known.names("pair"):
         component = known.find("pair", name)
-        if wanted not in ("", name, component.address) and not component.origin.answers_to(wanted):
+        if by_name and wanted not in ("", name, component.address) and not component.origin.answers_to(wanted):
             continue
-        named = True
         made = _made(name, functools.partial(known.create, "pair", component.address), component.target)
-        if made is None:
+        if made is None or not (by_name or (made.pair is not None and made.pair.kernels.op == wanted)):
             continue
         met = True
         if made.pair is None:
@@ -104,10 +102,10 @@ def _of_registry(wanted: str) -> Iterator[Subject]:
             yield attrs.evolve(made, name=op)
         elif first[op] != source:
             yield made
-    if named and not met:
+    if by_name and wanted and not met:
         raise InputError(f'"{wanted}" brings no kernels to check, such as plain torch; expected a pair with trials()')
     if not met:
-        raise InputError(f'kernel pair "{wanted}" is not installed{nearest(wanted, names)}')
+        raise InputError(f'kernel pair "{wanted}" is not installed{nearest(wanted, known.names("pair"))}')
 
 
 def _made(name: str, make: Callable[[], Any], about: Any) -> Subject | None:

@@ -105,7 +105,7 @@ def compiled_for(arch: str, kernels: Sequence[Kernel]) -> Iterator[tuple[Kernel,
         jobs.write_text(json.dumps([attrs_of(as_job(kernel, arch)) for kernel in kernels]))
         worker = [sys.executable, str(Path(nvrtc_worker.__file__)), str(jobs), str(results), str(COMPILE_S)]
         seconds = COMPILE_S * max(1, len(kernels))
-        finished = child.run(worker, child.Limits(wall_s=seconds, cpu_s=seconds, memory_mib=None))
+        finished = child.run(worker, child.Limits(wall_s=seconds, cpu_s=seconds, memory_mib=8192))
         lines = results.read_text().splitlines() if results.exists() else []
     whole = list(_records(lines))
     yield from zip(kernels, whole, strict=False)

@@ -55,7 +55,7 @@ def place_of(error: BaseException, about: Any) -> str:
     except (OSError, TypeError):
         return f"{source_of(about)}:1"
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
+        return f"{error.filename}:{error.lineno or 1}"
     home = file.resolve().parent
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if home in Path(frame.filename).resolve().parents and home != Path(__file__).parent:
