@@ -128,6 +128,11 @@ def _compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
         ("yes", ExitCode.FOUND, "compiling printed more than 1 MiB and was stopped (cxx)"),
         ("echo 'cc1plus: out of sorts'; exit 1", ExitCode.FOUND, ":1: cc1plus: out of sorts (cxx)"),
         ("echo 'as: No space left on device'; exit 1", ExitCode.UNREADABLE, "No space left on device (cxx); make room"),
+        (
+            "echo '/usr/bin/ld: cannot find -ltsan: No such file or directory'; exit 1",
+            ExitCode.WRONG_INPUT,
+            'backend "host": /usr/bin/ld: cannot find -ltsan: No such file or directory (cxx); install what it names',
+        ),
         ("kill -XFSZ $$", ExitCode.UNREADABLE, "File too large (cxx); make room, or raise the limit on files"),
     ],
 )

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from hecate_kernels import child
 from hecate_kernels.cache import cache_folder, is_whole, publish, workspace
-from hecate_kernels.failure import ENTRIES, BackendMissingError, KernelError, MachineError, compiler_line, refusal
+from hecate_kernels.failure import (
+    ENTRIES,
+    BackendMissingError,
+    KernelError,
+    MachineError,
+    compiler_line,
+    lacking_part,
+    refusal,
+)
 from hecate_kernels.flatten import RUNNER, digest, flatten
 from hecate_kernels.pair import Kernel
 
@@ -123,6 +131,10 @@ def _run(command: list[str], result: Path, source: Path) -> None:
     if reason := refusal(finished.text) or ("File too large" if finished.status == -signal.SIGXFSZ else None):
         raise MachineError(
             f"{result.parent}: {reason} ({compiler}); make room, or raise the limit on files (ulimit -f)"
+        )
+    if part := lacking_part(finished.text):
+        raise BackendMissingError(
+            f'backend "host": {part} ({compiler}); install what it names, or use backend = "reference"'
         )
     if finished.text.strip():
         raise KernelError(compiler_line(finished.text, source, compiler))

@@ -54,6 +54,11 @@ _MISALIGNED = re.compile(
     r"^(?P<file>[^\n]+?):(?P<line>\d+):(?:\d+:)? runtime error: (?P<text>.*misaligned.*)$", re.MULTILINE
 )
 _ADDRESS = re.compile(r" 0x[0-9a-f]+(?= for type)")
+_LACKING = re.compile(
+    r"^.*(?:cannot find (?:-l|lib)(?:asan|tsan|ubsan|stdc\+\+)|cannot execute|cannot find 'ld'"
+    r"|installation problem).*$",
+    re.MULTILINE,
+)
 
 
 def compiler_line(log: str, source: Path, compiler: str) -> str:
@@ -81,6 +86,12 @@ def refusal(log: str) -> str | None:
     """The words with which a tool says that the disk refused, if it does."""
     found = _REFUSED.search(log)
     return found[1] if found else None
+
+
+def lacking_part(log: str) -> str | None:
+    """The line with which a compiler says that a part of itself is not installed, if it does."""
+    found = None if _GCC.search(log) else _LACKING.search(log)
+    return " ".join(found[0].split()) if found else None
 
 
 def sanitizer_line(log: str, source: Path) -> str | None:
