@@ -1,15 +1,19 @@
 """Whatever a stranger's pair raises is one line, and the next check follows."""
 
 # ruff: noqa: E501
+import importlib
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import torch
 from hecate_kernels.check import check_pair
+from hecate_kernels.failure import KernelError
 from hecate_kernels.pair import InOut, Kernel, Launcher, Outputs, Trial
+from hecate_kernels.strangers import calling
 from ramp import RampPair
 
 from hecate_core.api import ExitCode
@@ -98,6 +102,22 @@ def test_other_parts_of_a_pair_raise_as_well() -> None:
     assert re.search(rf"{HERE}:\d+: specialisations\(\) raised LookupError: no card; expected Kernels", line.text)
     lines = list(check_pair("odd", Undeclared(), checks=("numbers", "compile")))
     assert [one.status for one in lines] == [ExitCode.FOUND] * 2
+
+
+def test_a_module_among_the_installed_ones_is_blamed_for_its_own_line(tmp_path: Path) -> None:
+    home = tmp_path / "site-packages"
+    home.mkdir()
+    (home / "other.py").write_text("def fail():\n    raise RuntimeError('inside')\n")
+    ours = (
+        "import other\n\n\nclass Mine:\n    kernels = None\n\n    def trials(self, thorough):\n        other.fail()\n"
+    )
+    (home / "mine_of_a_stranger.py").write_text(ours)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(home))
+        pair = importlib.import_module("mine_of_a_stranger").Mine()
+    told = rf"^{home}/mine_of_a_stranger\.py:8: it raised RuntimeError: inside; expected more$"
+    with pytest.raises(KernelError, match=told), calling("it", "more", pair):
+        pair.trials(False)
 
 
 def test_an_interrupt_is_passed_on() -> None:

@@ -57,8 +57,10 @@ def place_of(error: BaseException, about: Any) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno or 1}"
     home = file.resolve().parent
+    near = file.resolve() if home.name in ("site-packages", "dist-packages") else home  # others live there too
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if home in Path(frame.filename).resolve().parents and home != Path(__file__).parent:
+        path = Path(frame.filename).resolve()
+        if near in (path, *path.parents) and home != Path(__file__).parent:
             return f"{frame.filename}:{frame.lineno}"
     return f"{file}:1" if isinstance(about, (Path, type)) else f"{source_of(about)}:1"
 
