@@ -37,7 +37,7 @@ _FLAVOUR = {
     "library": ["-O2"],
     "plain": ["-O1"],
     "address": ["-O0", "-fsanitize=address", "-fsanitize=alignment", "-fno-sanitize-recover=alignment"],
-    "thread": ["-O1", "-fsanitize=thread"],
+    "thread": ["-O1", "-fsanitize=thread", "--param=tsan-distinguish-volatile=1"],
 }
 # The runner's own copies must stay loops: as calls, a sanitizer would count them as the kernel's.
 _RUNNER_FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fno-tree-loop-distribute-patterns", "-g1"]

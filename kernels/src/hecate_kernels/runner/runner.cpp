@@ -4,6 +4,7 @@
 // schedule is an order in which runnable threads are resumed. Under ThreadSanitizer every CUDA
 // thread is a fiber of its own and switches carry no ordering; only barriers and warp operations
 // do, so happens-before is exactly CUDA's.
+#include "memory_order.hpp"
 #include "schedule.hpp"
 
 #include <stdarg.h>
@@ -33,7 +34,7 @@ void fail(Site site, const char* format, ...) {
     abort();
 }
 
-void barrier(Site site) {
+unsigned barrier(Site site, bool vote) {
     Fiber& fiber = self();
     leave_meeting(fiber);
     if (world.waiting == 0) {
@@ -46,6 +47,8 @@ void barrier(Site site) {
     // Two tokens in turn: who is late out of this barrier must not learn from who is early at the next.
     void* const token = &world.barrier_tokens[2 * world.blocks + world.passed % 2];
     release(token);
+    const unsigned slot = world.passed % 2;
+    world.votes[slot] = (world.waiting ? world.votes[slot] : 0) + vote;
     fiber.site = site;
     if (++world.waiting == world.fibers.size()) {
         world.waiting = 0;
@@ -56,24 +59,31 @@ void barrier(Site site) {
     }
     to_scheduler();  // the last one too, so that the schedule decides who goes first
     acquire(token);
+    return world.votes[slot];
 }
 
 namespace {
 
-constexpr size_t most_identities = 2048;  // alive at once under TSan, which slows down with them and ends at 8,000
+constexpr unsigned long long most_identities = 2048;  // alive at once under TSan, which slows down with them, ends at 8,000
 #ifdef __clang__
 constexpr size_t idle_stacks = 64;  // of each library; a process may map 65,000 pieces, and load hundreds of kernels
 #else
 constexpr size_t idle_stacks = 1024;  // of the process: as many as a block has threads
 #endif
 
-// Blocks that ran before are then seen by chance only: a new thread may have the identity of an old one.
+// Blocks that ran before are then seen by chance only, for a new thread may have the identity of an old one: another
+// run, by block, compares them.
 void forget_identities() {
     for (void* fiber : world.retired) __tsan_destroy_fiber(fiber);
     world.retired.clear();
 }
 
 }  // namespace
+
+bool forgets_blocks(const Launch& launch) {
+    const unsigned long long threads = launch.block.x * launch.block.y * launch.block.z;
+    return __tsan_create_fiber && threads * launch.grid.x * launch.grid.y * launch.grid.z > most_identities;
+}
 
 const char* run(const Launch& launch) {
     world.launch = launch;
@@ -99,15 +109,19 @@ const char* run(const Launch& launch) {
     for (unsigned i = 0; i < blocks && !world.failed; ++i) {
         const unsigned b = block_order[i];
         world.blocks = i;
-        if (world.retired.size() + count > most_identities) forget_identities();
+        if (world.retired.size() + (launch.by_block ? 1 : count) > most_identities) forget_identities();
         run_block({b % launch.grid.x, b / launch.grid.x % launch.grid.y, b / (launch.grid.x * launch.grid.y)});
     }
     current = nullptr;
     acquire(&world.end_token);  // only now: blocks of one launch are not ordered
     forget_identities();
+    forget_fences();
     for (Warp& warp : world.warps)
-        for (Rendezvous* meeting : warp.meetings) delete meeting;
-    for (Rendezvous* meeting : world.old_meetings) delete meeting;
+        world.old_meetings.insert(world.old_meetings.end(), warp.meetings.begin(), warp.meetings.end());
+    for (Rendezvous* meeting : world.old_meetings) {
+        free(meeting->token);
+        delete meeting;
+    }
     world.old_meetings.clear();
     world.warps.clear();
     for (unsigned char* stack : world.old_stacks) munmap(stack, stack_bytes);
@@ -126,6 +140,6 @@ extern "C" __attribute__((visibility("default"))) const char* hecate_launch(
     hecate_host::Entry entry, const unsigned* grid, const unsigned* block, size_t dynamic_bytes, void** arguments,
     int schedule) {
     hecate_host::Launch launch{entry,         arguments, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
-                               dynamic_bytes, schedule,  0};
+                               dynamic_bytes, schedule,  0, false};
     return hecate_host::run(launch);
 }

@@ -24,8 +24,17 @@ extern Thread* current;
 
 enum class Meeting : int { sync, shuffle, vote, mma, ldmatrix };
 
-// Block-wide barrier; a divergent one ends the launch with both lines.
-void barrier(Site site);
+// Block-wide barrier; a divergent one ends the launch with both lines. How many threads came with a vote.
+unsigned barrier(Site site, bool vote = false);
+
+// Lets other threads go on first.
+void pause();
+
+// __threadfence, or __threadfence_block; also a place where others go on.
+void fence(bool device);
+
+// An atomic has found `seen` at an address and perhaps changed it.
+void atomic_done(const volatile void* address, unsigned long long seen, bool wrote);
 
 // Meets exactly the lanes of `mask`, each bringing `bytes` (at most 32) of payload.
 void meet(Site site, Meeting kind, unsigned mask, const void* payload, unsigned bytes);
@@ -103,10 +112,14 @@ struct Launch {
     size_t dynamic_bytes;
     int schedule;   // index into the names of `schedule_names`
     unsigned seed;
+    bool by_block;  // racecheck tells blocks apart, not their threads: so many more fit
 };
 
 constexpr int schedule_count = 6;
 extern const char* const schedule_names[schedule_count];
+
+// Whether racecheck forgets blocks of this launch, so that another run by block has to compare them.
+bool forgets_blocks(const Launch& launch);
 
 // Runs one launch; returns null, or one line `file:line: message` (valid until the next launch).
 const char* run(const Launch& launch);

@@ -44,6 +44,8 @@ bool resume_if_ready(unsigned rank) {
 bool sweep() {
     bool moved = false;
     const unsigned count = static_cast<unsigned>(world.fibers.size());
+    for (Fiber& fiber : world.fibers)
+        if (fiber.standing == Standing::paused) fiber.standing = Standing::ready;
     if (world.launch.schedule >= 4) {
         if (world.launch.schedule == 5) shuffle(world.warp_order);
         for (unsigned warp : world.warp_order)
@@ -104,6 +106,9 @@ void prepare_block(Index3 block) {
         fiber.copies.clear();
         fiber.groups.clear();
         fiber.copied = 0;
+        fiber.fenced = nullptr;
+        fiber.observed.clear();
+        fiber.last_address = nullptr;
         // Stack tops are staggered (they would share cache sets) and 8 modulo 16 at entry.
         unsigned char* top = stacks[rank] + stack_bytes - 64 - (rank % 32) * 192;
         void** frame = reinterpret_cast<void**>(top - 8);
@@ -111,6 +116,10 @@ void prepare_block(Index3 block) {
         for (int i = 0; i < 6; ++i) *--frame = nullptr;
         fiber.stack_pointer = frame;
         if (__tsan_create_fiber) {
+            if (world.launch.by_block && rank) {
+                fiber.tsan = world.retired.back();
+                continue;
+            }
             fiber.tsan = __tsan_create_fiber(0);
             world.retired.push_back(fiber.tsan);
             char name[64];

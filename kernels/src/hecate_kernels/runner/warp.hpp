@@ -3,6 +3,7 @@
 #include "tensor_core.hpp"
 #include "world.hpp"
 
+#include <stdlib.h>
 #include <string.h>
 
 namespace hecate_host {
@@ -18,7 +19,12 @@ void leave_meeting(Fiber& fiber) {
     if (!fiber.meeting) return;
     Rendezvous& old = *fiber.meeting;
     old.held &= ~(1u << (fiber.thread.rank % lanes));
-    if (!old.held) old.open = false;
+    if (!old.held) {
+        old.open = false;
+        Unwatched unwatched;
+        free(old.token);  // and what is known of its order with it
+        old.token = nullptr;
+    }
     fiber.meeting = nullptr;
 }
 
@@ -78,7 +84,11 @@ void meet(Site site, Meeting kind, unsigned mask, const void* payload, unsigned 
     meeting.bytes = bytes;
     fiber.meeting = &meeting;
     fiber.site = site;
-    release(&meeting);
+    if (kind == Meeting::sync && __tsan_release) {  // no other warp operation orders memory
+        Unwatched unwatched;
+        if (!meeting.token) meeting.token = malloc(16);
+        release(meeting.token);
+    }
     if (meeting.arrived == mask) {
         meeting.complete = true;
         const unsigned first = fiber.thread.rank - lane;
@@ -88,7 +98,7 @@ void meet(Site site, Meeting kind, unsigned mask, const void* payload, unsigned 
         fiber.standing = Standing::in_meeting;
         to_scheduler();
     }
-    acquire(&meeting);
+    if (meeting.token) acquire(meeting.token);
 }
 
 void take(Site site, unsigned lane, void* out, unsigned bytes) {

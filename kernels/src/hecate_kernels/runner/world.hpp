@@ -3,6 +3,7 @@
 #include "runner.hpp"
 #include "switch.hpp"
 
+#include <unordered_map>
 #include <vector>
 
 namespace hecate_host {
@@ -16,7 +17,7 @@ namespace {
 constexpr unsigned lanes = 32;
 constexpr unsigned payload_words = 8;
 
-enum class Standing { ready, at_barrier, in_meeting, done };
+enum class Standing { ready, paused, at_barrier, in_meeting, done };
 
 // One warp operation in progress; kept until every lane of it has come back for more.
 struct Rendezvous {
@@ -27,6 +28,13 @@ struct Rendezvous {
     unsigned payload[lanes][payload_words];
     float sums[lanes][4];
     bool multiplied = false;
+    void* token = nullptr;  // of this one __syncwarp: the next one here is other lanes' business
+};
+
+// A __threadfence as it was reached; see memory_order.hpp.
+struct Fence {
+    unsigned block;  // in the order of running
+    bool device;
 };
 
 struct Fiber {
@@ -39,6 +47,10 @@ struct Fiber {
     std::vector<Copy> copies;
     std::vector<size_t> groups;  // committed copies, as ends in `copies`
     size_t copied = 0;
+    const Fence* fenced = nullptr;         // its last fence
+    std::vector<const Fence*> observed;    // others' fences before what it has read by atomics
+    const volatile void* last_address = nullptr;
+    unsigned long long last_seen = 0;      // by its last atomic
 };
 
 struct Shared {
@@ -66,6 +78,7 @@ struct World {
     unsigned waiting = 0, done = 0;
     Site barrier_site{};
     unsigned barrier_first = 0;
+    unsigned votes[2] = {0, 0};  // of two barriers in turn
     void* scheduler = nullptr;
     void* scheduler_tsan = nullptr;
     unsigned long long random = 0;
@@ -75,6 +88,8 @@ struct World {
     char start_token = 0, end_token = 0;
     std::vector<char> barrier_tokens;          // two per block: blocks learn nothing from each other
     std::vector<Rendezvous*> old_meetings;
+    std::vector<Fence*> fences;
+    std::unordered_map<const volatile void*, std::vector<const Fence*>> published;  // fences before what is written there
 } world;
 
 unsigned next_random(unsigned below) {

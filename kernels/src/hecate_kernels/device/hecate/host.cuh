@@ -6,6 +6,14 @@
 #undef _GLIBCXX_USE_STD_SPEC_FUNCS
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
+extern "C" {  // the few of their headers' words that CUDA has: parsing those costs as much as a small kernel
+int printf(const char*, ...);
+void* memcpy(void*, const void*, size_t) noexcept;
+void* memmove(void*, const void*, size_t) noexcept;
+void* memset(void*, int, size_t) noexcept;
+long clock() noexcept;
+}
 
 #include "../../runner/runner.hpp"
 
@@ -15,7 +23,10 @@
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __align__(bytes) alignas(bytes)
+#define __constant__ static
 #define __launch_bounds__(...)
+#define __maxnreg__(...)
+#define __grid_constant__
 #define __restrict__ __restrict
 #define warpSize 32
 #define threadIdx (::hecate_host::current->thread)
@@ -32,26 +43,9 @@
 #define HECATE_CARVE(arena, type, name, count) \
     type* const name = static_cast<type*>(::hecate_host::carve(&arena, (count) * sizeof(type), #name, HECATE_SITE))
 
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+#include "host_vectors.cuh"
 
 namespace hecate_host {
-
-template <class To, class From>
-inline To bits(From value) {
-    static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
-    To out;
-    __builtin_memcpy(&out, &value, sizeof(To));
-    return out;
-}
 
 template <class T>
 inline T shuffle(Site site, unsigned mask, T value, unsigned source) {
@@ -87,16 +81,54 @@ inline T shfl_down(Site site, unsigned mask, T value, unsigned by, int width = 3
     return shuffle(site, mask, value, inside + by < static_cast<unsigned>(width) ? lane() + by : lane());
 }
 
-inline unsigned ballot(Site site, unsigned mask, int predicate) {
-    meet(site, Meeting::vote, mask, &predicate, sizeof predicate);
-    unsigned out = 0;
+// The lanes of `mask` that are there, and what each of them brought to a meeting of all.
+template <class T, class Take>
+inline unsigned gather(Site site, Meeting kind, unsigned mask, T value, Take each) {
+    meet(site, kind, mask, &value, sizeof value);
     const unsigned first = current->rank / 32 * 32, count = current->block_dim.x * current->block_dim.y * current->block_dim.z;
+    unsigned present = 0;
     for (unsigned other = 0; other < 32 && first + other < count; ++other) {
         if (!(mask >> other & 1)) continue;
-        int theirs;
+        T theirs;
         take(site, other, &theirs, sizeof theirs);
-        out |= theirs ? 1u << other : 0u;
+        present |= 1u << other;
+        each(other, theirs);
     }
+    return present;
+}
+
+inline unsigned ballot(Site site, unsigned mask, int predicate) {
+    unsigned out = 0;
+    gather(site, Meeting::vote, mask, predicate, [&](unsigned lane, int theirs) { out |= theirs ? 1u << lane : 0u; });
+    return out;
+}
+
+inline int all(Site site, unsigned mask, int predicate) {
+    bool out = true;
+    gather(site, Meeting::vote, mask, predicate, [&](unsigned, int theirs) { out &= theirs != 0; });
+    return out;
+}
+
+template <class T>
+inline unsigned match_any(Site site, unsigned mask, T value) {
+    unsigned out = 0;
+    gather(site, Meeting::vote, mask, value, [&](unsigned lane, T theirs) { out |= theirs == value ? 1u << lane : 0u; });
+    return out;
+}
+
+template <class T>
+inline unsigned match_all(Site site, unsigned mask, T value, int* all_equal) {
+    *all_equal = 1;
+    const unsigned present = gather(site, Meeting::vote, mask, value, [&](unsigned, T theirs) { *all_equal &= theirs == value; });
+    return *all_equal ? present : 0;
+}
+
+template <class T, class Join>
+inline T reduce(Site site, unsigned mask, T value, Join join) {
+    static_assert(sizeof(T) == 4 && T(1) / 2 == 0, "__reduce_*_sync takes int and unsigned");
+    T out{};
+    bool first = true;
+    gather(site, Meeting::vote, mask, value, [&](unsigned, T theirs) { out = first ? theirs : join(out, theirs), first = false; });
     return out;
 }
 
@@ -157,28 +189,35 @@ inline void copy_wait(unsigned groups_in_flight) {
     }
 }
 
-// Relaxed: atomics do not race with each other, but order nothing else.
-template <class T, class Change>
-inline T atomic(T* address, Change change) {
-    T seen;
-    __atomic_load(address, &seen, __ATOMIC_RELAXED);
-    for (;;) {
-        T wanted = change(seen);
-        if (__atomic_compare_exchange(address, &seen, &wanted, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return seen;
-    }
-}
-
 }  // namespace hecate_host
 
-#define __syncthreads() ::hecate_host::barrier(HECATE_SITE)
+#define __syncthreads() (static_cast<void>(::hecate_host::barrier(HECATE_SITE)))
+#define __syncthreads_count(vote) (static_cast<int>(::hecate_host::barrier(HECATE_SITE, (vote) != 0)))
+#define __syncthreads_or(vote) (static_cast<int>(::hecate_host::barrier(HECATE_SITE, (vote) != 0) != 0))
+#define __syncthreads_and(vote) (static_cast<int>(::hecate_host::barrier(HECATE_SITE, (vote) == 0) == 0))
 #define __syncwarp(...) ::hecate_host::warp_sync(HECATE_SITE, ##__VA_ARGS__)
 #define __shfl_sync(...) ::hecate_host::shfl(HECATE_SITE, __VA_ARGS__)
 #define __shfl_xor_sync(...) ::hecate_host::shfl_xor(HECATE_SITE, __VA_ARGS__)
 #define __shfl_up_sync(...) ::hecate_host::shfl_up(HECATE_SITE, __VA_ARGS__)
 #define __shfl_down_sync(...) ::hecate_host::shfl_down(HECATE_SITE, __VA_ARGS__)
 #define __ballot_sync(...) ::hecate_host::ballot(HECATE_SITE, __VA_ARGS__)
-#define __any_sync(...) (::hecate_host::ballot(HECATE_SITE, __VA_ARGS__) != 0)
+#define __any_sync(...) (static_cast<int>(::hecate_host::ballot(HECATE_SITE, __VA_ARGS__) != 0))
+#define __all_sync(...) ::hecate_host::all(HECATE_SITE, __VA_ARGS__)
+#define __match_any_sync(...) ::hecate_host::match_any(HECATE_SITE, __VA_ARGS__)
+#define __match_all_sync(...) ::hecate_host::match_all(HECATE_SITE, __VA_ARGS__)
+#define HECATE_REDUCE(joined, ...) ::hecate_host::reduce(HECATE_SITE, __VA_ARGS__, [](auto a, auto b) { return joined; })
+#define __reduce_add_sync(...) HECATE_REDUCE(a + b, __VA_ARGS__)
+#define __reduce_min_sync(...) HECATE_REDUCE((a < b ? a : b), __VA_ARGS__)
+#define __reduce_max_sync(...) HECATE_REDUCE((a < b ? b : a), __VA_ARGS__)
+#define __reduce_and_sync(...) HECATE_REDUCE((a & b), __VA_ARGS__)
+#define __reduce_or_sync(...) HECATE_REDUCE((a | b), __VA_ARGS__)
+#define __reduce_xor_sync(...) HECATE_REDUCE((a ^ b), __VA_ARGS__)
 #define __trap() ::hecate_host::fail(HECATE_SITE, "__trap() was reached (thread %u)", ::hecate_host::current->rank)
+#undef assert
+#define assert(...)                                                                                         \
+    ((__VA_ARGS__) ? (void)0                                                                                \
+                   : ::hecate_host::fail(HECATE_SITE, "assert(%s) does not hold (thread %u)", #__VA_ARGS__, \
+                                         ::hecate_host::current->rank))
 #define mma_bf16(...) ::hecate_host::mma(HECATE_SITE, false, __VA_ARGS__)
 #define mma_f16(...) ::hecate_host::mma(HECATE_SITE, true, __VA_ARGS__)
 #define ldmatrix_x4(...) ::hecate_host::ldmatrix<false, 4>(HECATE_SITE, __VA_ARGS__)
@@ -190,72 +229,36 @@ inline void cp_async_commit() { ::hecate_host::copy_commit(); }
 template <int InFlight>
 inline void cp_async_wait() { ::hecate_host::copy_wait(InFlight); }
 
-template <class T>
-inline T atomicAdd(T* address, T value) {
-    return ::hecate_host::atomic(address, [value](T seen) { return seen + value; });
-}
-template <class T>
-inline T atomicMax(T* address, T value) {
-    return ::hecate_host::atomic(address, [value](T seen) { return seen < value ? value : seen; });
-}
-template <class T>
-inline T atomicExch(T* address, T value) {
-    return ::hecate_host::atomic(address, [value](T) { return value; });
-}
-template <class T>
-inline T atomicCAS(T* address, T expected, T value) {
-    __atomic_compare_exchange(address, &expected, &value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-    return expected;
-}
+// Nothing says which lanes run together, so each is told that it runs alone.
+inline unsigned __activemask() { return 1u << ::hecate_host::lane(); }
+inline void __threadfence() { ::hecate_host::fence(true); }
+inline void __threadfence_system() { ::hecate_host::fence(true); }
+inline void __threadfence_block() { ::hecate_host::fence(false); }
+inline void __nanosleep(unsigned) { ::hecate_host::pause(); }
+inline long long clock64() { return static_cast<long long>(__builtin_ia32_rdtsc()); }
+#define HECATE_LOAD(word) \
+    template <class T>    \
+    inline T word(const T* address) { return *address; }
+HECATE_LOAD(__ldg)
+HECATE_LOAD(__ldca)
+HECATE_LOAD(__ldcg)
+HECATE_LOAD(__ldcs)
+HECATE_LOAD(__ldlu)
+HECATE_LOAD(__ldcv)
+#define HECATE_STORE(word)                           \
+    template <class T, class V>                      \
+    inline void word(T* address, V value) { *address = value; }
+HECATE_STORE(__stwb)
+HECATE_STORE(__stcg)
+HECATE_STORE(__stcs)
+HECATE_STORE(__stwt)
 
-template <class T>
-inline T __ldg(const T* address) { return *address; }
-inline void __threadfence() {}
-inline void __threadfence_block() {}
-inline float __expf(float x) { return expf(x); }
-inline float __logf(float x) { return logf(x); }
-inline float __fdividef(float x, float y) { return x / y; }
-inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-inline float __frcp_rn(float x) { return 1.0f / x; }
-inline unsigned __float_as_uint(float x) { return ::hecate_host::bits<unsigned>(x); }
-inline float __uint_as_float(unsigned x) { return ::hecate_host::bits<float>(x); }
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 32; }
-#define HECATE_LESS_AND_MORE(type)                               \
-    inline type min(type a, type b) { return a < b ? a : b; }    \
-    inline type max(type a, type b) { return a < b ? b : a; }
-HECATE_LESS_AND_MORE(int)
-HECATE_LESS_AND_MORE(unsigned)
-HECATE_LESS_AND_MORE(long long)
-HECATE_LESS_AND_MORE(unsigned long long)
-inline float min(float a, float b) { return fminf(a, b); }
-inline float max(float a, float b) { return fmaxf(a, b); }
-inline double min(double a, double b) { return fmin(a, b); }
-inline double max(double a, double b) { return fmax(a, b); }
+#include "host_atomics.cuh"
+#include "host_arithmetic.cuh"
 
-inline unsigned hecate_round_bf16(float x) {
-    const unsigned word = __float_as_uint(x);
-    if ((word & 0x7FFFFFFFu) > 0x7F800000u) return word >> 16 | 0x40u;
-    return (word + 0x7FFFu + (word >> 16 & 1u)) >> 16;
-}
-inline unsigned pack_bf16(float low, float high) { return hecate_round_bf16(low) | hecate_round_bf16(high) << 16; }
-
-inline unsigned hecate_round_f16(float x) {
-    const unsigned word = __float_as_uint(x), sign = word >> 16 & 0x8000u;
-    const float size = fabsf(x);
-    if (!(size == size)) return sign | 0x7E00u;
-    if (size >= 65520.0f) return sign | 0x7C00u;
-    if (size < 6.103515625e-5f) return sign | static_cast<unsigned>(rintf(size * 16777216.0f));  // units of 2^-24
-    const unsigned positive = word & 0x7FFFFFFFu;
-    return sign | ((positive + 0xFFFu + (positive >> 13 & 1u)) - 0x38000000u) >> 13;
-}
-inline unsigned pack_f16(float low, float high) { return hecate_round_f16(low) | hecate_round_f16(high) << 16; }
-
-inline float widen_f16(unsigned short word) {
-    const unsigned sign = (word & 0x8000u) << 16, exponent = word >> 10 & 31u, fraction = word & 0x3FFu;
-    if (exponent == 31) return __uint_as_float(sign | 0x7F800000u | fraction << 13);
-    if (exponent) return __uint_as_float(sign | (exponent + 112) << 23 | fraction << 13);
-    const float tiny = static_cast<float>(fraction) * 5.9604644775390625e-8f;
-    return sign ? -tiny : tiny;
-}
+// Words without a meaning here end the compilation by name, not by what they happen to be in C++.
+#define HECATE_REFUSED(text) _Pragma(#text)
+#define __shared__ HECATE_REFUSED(GCC error "__shared__ has no meaning on the host: use HECATE_SHARED, or HECATE_ARENA and HECATE_CARVE")
+#define __managed__ HECATE_REFUSED(GCC error "__managed__ has no meaning on the host: pass the memory as an argument")
+#define __cluster_dims__(...) HECATE_REFUSED(GCC error "__cluster_dims__ has no meaning on the host, which runs one block at a time")
+#define asm HECATE_REFUSED(GCC error "inline PTX does not run on the host: use the words of hecate_device.cuh, or put it under __CUDACC__")
