@@ -72,4 +72,9 @@ extern "C" __global__ void order(float* data, int* flags, float* out, int which)
         __threadfence();
         atomicExch(flags, 0);
     }
+    if (which == 50 && t == 40) {  // waits for a block that runs later here
+        while (atomicAdd(flags, 0) == 0) {  // for ever
+        }
+    }
+    if (which == 50 && blockIdx.x == 1) atomicExch(flags, 1);
 }

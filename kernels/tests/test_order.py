@@ -7,7 +7,7 @@ import pytest
 import torch
 from hecate_kernels import child
 from hecate_kernels.failure import KernelError
-from hecate_kernels.host import SCHEDULES, ProgramLauncher
+from hecate_kernels.host import SCHEDULES, HostLauncher, ProgramLauncher
 from hecate_kernels.pair import InOut, Kernel
 
 SOURCE = Path(__file__).with_name("order.cu")
@@ -60,3 +60,12 @@ def test_a_loop_that_waits_by_an_atomic_lets_others_go_on_in_every_order() -> No
     assert _run(20, "plain") == [5.0, 5.0]
     assert _run(30, "plain", blocks=5)[1] == 10.0
     assert _run(40, "plain", blocks=3)[0] == 192.0
+
+
+def test_a_loop_that_waits_for_a_later_block_is_one_line_and_no_hang() -> None:
+    there = next(n for n, line in enumerate(SOURCE.read_text().splitlines(), 1) if "// for ever" in line)
+    data, flags, out = torch.zeros(4096), torch.zeros(1, dtype=torch.int32), torch.zeros(128)
+    arguments = [InOut(data), InOut(flags), InOut(out), np.int32(50)]
+    for schedule in ("ascending", "greedy-up"):
+        with pytest.raises(KernelError, match=rf"order\.cu:{there}: thread 40 waits for what no thread of its block"):
+            HostLauncher(schedule).launch(Kernel(SOURCE, "order"), (2, 1, 1), (64, 1, 1), arguments)

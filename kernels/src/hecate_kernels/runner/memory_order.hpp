@@ -66,12 +66,14 @@ void forget_fences() {
 }  // namespace
 
 // Also the place where a thread that waits for another lets it go on.
-void pause() {
-    self().standing = Standing::paused;
+void pause(Site site) {
+    Fiber& fiber = self();
+    if (site.file) fiber.site = site;
+    fiber.standing = Standing::paused;
     to_scheduler();
 }
 
-void fence(bool device) {
+void fence(Site site, bool device) {
     if (__tsan_release) {
         Unwatched unwatched;
         Fiber& fiber = self();
@@ -84,20 +86,20 @@ void fence(bool device) {
         fiber.fenced = mine;
         if (device) fiber.observed.clear();
     }
-    pause();
+    pause(site);
 }
 
-void atomic_done(const volatile void* address, unsigned long long seen, bool wrote) {
+void atomic_done(Site site, const volatile void* address, unsigned long long seen, bool wrote) {
     if (__tsan_release) {
         Unwatched unwatched;
         strong_read(address);
         if (wrote) strong_write(address, true);
     }
-    if (waits(address, seen)) pause();
+    if (waits(address, seen)) pause(site);
 }
 
 void volatile_access(const volatile void* address, unsigned long long seen, bool writes) {
-    if (!writes && waits(address, seen)) pause();
+    if (!writes && waits(address, seen)) pause({});
     Unwatched unwatched;
     if (writes)
         strong_write(address, false);

@@ -28,13 +28,13 @@ enum class Meeting : int { sync, shuffle, vote, mma, ldmatrix };
 unsigned barrier(Site site, bool vote = false);
 
 // Lets other threads go on first.
-void pause();
+void pause(Site site);
 
 // __threadfence, or __threadfence_block; also a place where others go on.
-void fence(bool device);
+void fence(Site site, bool device);
 
 // An atomic has found `seen` at an address and perhaps changed it.
-void atomic_done(const volatile void* address, unsigned long long seen, bool wrote);
+void atomic_done(Site site, const volatile void* address, unsigned long long seen, bool wrote);
 
 // Meets exactly the lanes of `mask`, each bringing `bytes` (at most 32) of payload.
 void meet(Site site, Meeting kind, unsigned mask, const void* payload, unsigned bytes);

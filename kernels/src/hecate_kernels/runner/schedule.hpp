@@ -12,6 +12,7 @@ namespace hecate_host {
 namespace {
 
 constexpr size_t stack_bytes = 256 * 1024;
+constexpr unsigned most_idle_sweeps = 100000;
 
 void fiber_body() {
     acquire(&world.start_token);
@@ -37,12 +38,14 @@ void resume(unsigned rank) {
 bool resume_if_ready(unsigned rank) {
     if (world.failed || world.fibers[rank].standing != Standing::ready) return false;
     resume(rank);
+    if (world.fibers[rank].standing != Standing::paused) world.idle_sweeps = 0;
     return true;
 }
 
 // One sweep in the launch's order; a greedy schedule lets a warp run to its next barrier first.
 bool sweep() {
     bool moved = false;
+    ++world.idle_sweeps;
     const unsigned count = static_cast<unsigned>(world.fibers.size());
     for (Fiber& fiber : world.fibers)
         if (fiber.standing == Standing::paused) fiber.standing = Standing::ready;
@@ -90,9 +93,22 @@ void report_stuck() {
     world.failed = true;
 }
 
+// Threads that pause go on for ever. On a GPU another block might help them; here those run before and after.
+void report_idle() {
+    for (const Fiber& fiber : world.fibers) {
+        if (fiber.standing != Standing::paused) continue;
+        snprintf(world.message, sizeof world.message,
+                 "%s:%d: thread %u waits for what no thread of its block changes; here blocks run one after the other",
+                 fiber.site.file ? fiber.site.file : "host", fiber.site.line, fiber.thread.rank);
+        world.failed = true;
+        return;
+    }
+}
+
 void prepare_block(Index3 block) {
     world.waiting = world.done = world.passed = 0;
     world.static_bytes = 0;
+    world.idle_sweeps = 0;
     const Index3 dim = world.launch.block;
     for (unsigned rank = 0; rank < world.fibers.size(); ++rank) {
         Fiber& fiber = world.fibers[rank];
@@ -109,6 +125,7 @@ void prepare_block(Index3 block) {
         fiber.fenced = nullptr;
         fiber.observed.clear();
         fiber.last_address = nullptr;
+        fiber.site = {};
         // Stack tops are staggered (they would share cache sets) and 8 modulo 16 at entry.
         unsigned char* top = stacks[rank] + stack_bytes - 64 - (rank % 32) * 192;
         void** frame = reinterpret_cast<void**>(top - 8);
@@ -158,7 +175,10 @@ void run_block(Index3 block) {
     if (world.failed) return;
     prepare_block(block);
     while (!world.failed && world.done < world.fibers.size())
-        if (!sweep() && !world.failed) report_stuck();
+        if (!sweep() && !world.failed)
+            report_stuck();
+        else if (world.idle_sweeps > most_idle_sweeps && !world.failed)
+            report_idle();
     close_shared();
 }
 

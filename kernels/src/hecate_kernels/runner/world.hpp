@@ -76,6 +76,7 @@ struct World {
     std::vector<unsigned> order, warp_order;
     size_t static_bytes = 0;
     unsigned waiting = 0, done = 0;
+    unsigned idle_sweeps = 0;  // in a row, in which every thread that went on only waited
     Site barrier_site{};
     unsigned barrier_first = 0;
     unsigned votes[2] = {0, 0};  // of two barriers in turn

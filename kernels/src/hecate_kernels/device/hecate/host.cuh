@@ -35,6 +35,7 @@ long clock() noexcept;
 #define gridDim (::hecate_host::current->grid_dim)
 
 #define HECATE_SITE (::hecate_host::Site{__FILE__, __LINE__})
+#define HECATE_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()  // where a function is called
 #define HECATE_SHARED(type, name, count)    \
     static char hecate_key_##name;          \
     type* const name = static_cast<type*>(  \
@@ -231,10 +232,10 @@ inline void cp_async_wait() { ::hecate_host::copy_wait(InFlight); }
 
 // Nothing says which lanes run together, so each is told that it runs alone.
 inline unsigned __activemask() { return 1u << ::hecate_host::lane(); }
-inline void __threadfence() { ::hecate_host::fence(true); }
-inline void __threadfence_system() { ::hecate_host::fence(true); }
-inline void __threadfence_block() { ::hecate_host::fence(false); }
-inline void __nanosleep(unsigned) { ::hecate_host::pause(); }
+inline void __threadfence(HECATE_CALLER) { ::hecate_host::fence({file, line}, true); }
+inline void __threadfence_system(HECATE_CALLER) { ::hecate_host::fence({file, line}, true); }
+inline void __threadfence_block(HECATE_CALLER) { ::hecate_host::fence({file, line}, false); }
+inline void __nanosleep(unsigned, HECATE_CALLER) { ::hecate_host::pause({file, line}); }
 inline long long clock64() { return static_cast<long long>(__builtin_ia32_rdtsc()); }
 #define HECATE_LOAD(word) \
     template <class T>    \
