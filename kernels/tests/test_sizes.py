@@ -1,5 +1,6 @@
 """Which sizes kernels serve; what they do not serve is said when a memory is composed, never at its first call."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -73,13 +74,15 @@ def test_a_dtype_that_kernels_do_not_take_is_refused_before_the_first_step() -> 
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> None:
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A small card that lacks nothing."""
     monkeypatch.setattr(backends, "_missing", lambda pair: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
     monkeypatch.setattr(NvrtcLauncher, "shared_limit", lambda self, like: SHARED_LIMITS["sm_89"])
     backends._announce.cache_clear()
     refusal.cache_clear()
+    yield
+    refusal.cache_clear()  # what this card refused is no other's affair
 
 
 @pytest.mark.usefixtures("card")

@@ -2,7 +2,7 @@
 
 It carries every memory under the strategy `frozen`, matrix or MLP. A block owns some rows of the stored
 matrices; gradients that sum over rows come out per row group and are added up here. Of wide keys, such as the
-hidden channels of an MLP, a block holds a tile at a time.
+hidden channels of an MLP, a block holds a tile at a time. It takes bf16, but `frozen` hands it fp32: docs/kernels.md.
 """
 
 import itertools
