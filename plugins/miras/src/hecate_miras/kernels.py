@@ -142,7 +142,7 @@ class LinkedKernels(LaunchedPair):
         for kind in KINDS:
             shape = _Shape.of((64, 64, 16, 1), torch.float32, LinkOption(kind, 1.0, 4.0), shared_limit)
             yield from (shape.kernel(symbol, source) for symbol in KERNELS.symbols)
-        for widths in ((16, 64, 16, 1), (64, 256, 16, 2), (256, 64, 64, 1), (512, 128, 16, 1)):
+        for widths in ((16, 64, 16, 1), (64, 256, 16, 2), (256, 64, 64, 1), (512, 128, 16, 1), (256, 1024, 64, 2)):
             for kind in ("column", "printed"):
                 shape = _Shape.of(widths, torch.bfloat16, LinkOption(kind, 1.0, 4.0), shared_limit)
                 yield from (shape.kernel(symbol, source) for symbol in KERNELS.symbols)

@@ -25,6 +25,7 @@ LINKS = {  # by what cases call them; levels with which evidence of a few units 
     "powered of q 4/3": LinkOption("powered", 1e-6, THIRD),
     **{kind: LinkOption(kind, 0.2) for kind in ENTRIES},
 }
+NETWORKS = ((400, 100), (100, 400), (512, 128), (128, 512), (1024, 256), (256, 1024))
 
 
 @attrs.frozen
@@ -84,7 +85,7 @@ def _covering() -> Iterator[_Case]:
 
 
 def _thorough() -> Iterator[_Case]:
-    """Every length, size, dtype and layout, links in turn; every link, size and dtype at small lengths."""
+    """Every length, size, dtype and layout, links in turn; every link, size and dtype at small lengths; networks."""
     turns, seeds = itertools.cycle(LINKS), itertools.count()
     for length, width, dtype, view in product():
         seed = next(seeds)
@@ -93,6 +94,9 @@ def _thorough() -> Iterator[_Case]:
     for length, (width, values), dtype, link in itertools.product((1, 3, 16), sizes, DTYPES, LINKS):
         seed = next(seeds)
         yield _Case(length, width, dtype, True, values, link, 1 + seed % 2, seed, group=1 + (length == 3))
+    for (values, width), dtype, length in itertools.product(NETWORKS, DTYPES, (1, 18)):
+        seed = next(seeds)
+        yield _Case(length, width, dtype, bool(seed % 2), values, next(turns), 1 + seed % 2, seed)
 
 
 def _inputs(case: _Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
