@@ -11,7 +11,7 @@ from hecate_core.api import ExitCode, HecateError
 from hecate_kernels import child
 from hecate_kernels.compare import TIMES_OF_REFERENCE, Difference, differences
 from hecate_kernels.failure import BackendMissingError, BrokenPairError, KernelError, MachineError
-from hecate_kernels.host import SCHEDULES, ProgramLauncher
+from hecate_kernels.host import SCHEDULES, ProgramLauncher, only_in_children
 from hecate_kernels.launch import Dim3
 from hecate_kernels.nvrtc import ARCHITECTURES
 from hecate_kernels.pair import Argument, Budget, CheckedPair, Kernel, Outputs, Tolerance, Trial
@@ -118,7 +118,8 @@ def _guarded(trial: Trial, pair: CheckedPair) -> Trial:
 
     def guard(function: Callable[..., Outputs], what: str) -> Callable[..., Outputs]:
         def call(*given: Any) -> Outputs:
-            with calling(f"the {what} of {trial.name}", "tensors by name", pair):
+            named = calling(f"the {what} of {trial.name}", "tensors by name", pair)
+            with named, only_in_children(pair.kernels.source):
                 return _outputs(function(*given))
 
         return call

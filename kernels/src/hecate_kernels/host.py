@@ -1,10 +1,12 @@
 """The host backend: the same `.cu`, run on the CPU on fibers, in this process or as a program of its own."""
 
+import contextlib
 import ctypes
 import re
 import resource
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,19 @@ _PLACED = re.compile(r".+:\d+: ")
 _RETURNS = "; a kernel returns, it does not exit"
 
 
+_CHECKED: ContextVar[Path | None] = ContextVar("checked", default=None)
+
+
+@contextlib.contextmanager
+def only_in_children(source: Path) -> Iterator[None]:
+    """No kernel of `source` runs in this process during the block: it is being checked, and may do anything."""
+    token = _CHECKED.set(source)
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
+
+
 class HostLauncher:
     """Runs kernels in this process; for sources that have passed `hecate kernels check`."""
 
@@ -57,6 +72,11 @@ class HostLauncher:
         """Run one kernel to its end; outputs are poisoned first. Raises KernelError with `file:line`."""
         if 0 in grid or is_shaping():
             return
+        if kernel.source == _CHECKED.get():
+            raise KernelError(
+                f"{kernel.source}:1: {kernel.symbol} is launched in this process while it is checked; "
+                "a trial launches through the launcher that it is given"
+            )
         _demand_limits(kernel, grid, block, shared_bytes)
         if kernel not in self._kernels:
             self._kernels[kernel] = _load(build(kernel, "library"))

@@ -14,6 +14,7 @@ from torch import Tensor
 from hecate_kernels import child, nvrtc_worker
 from hecate_kernels.cache import workspace
 from hecate_kernels.failure import KernelError, MachineError, compiler_line, refusal
+from hecate_kernels.host import only_in_children
 from hecate_kernels.launch import Dim3
 from hecate_kernels.nvrtc import ARCHITECTURES, as_job, require_compiler
 from hecate_kernels.pair import SHARED_LIMITS, Argument, Budget, CheckedPair, Kernel
@@ -162,9 +163,8 @@ class _Asking:
 def asked_for(pair: CheckedPair, limit: int) -> dict[Kernel, int]:
     """Dynamic shared memory by kernel, as the covering cases ask for it on a card with so much of it per block."""
     where = _Asking(limit)
-    with calling(
-        "trials(), asked what they launch,", "Trials whose run launches through the launcher it is given", pair
-    ):
+    asking = calling("trials(), asked what they launch,", "Trials whose run launches through what it is given", pair)
+    with asking, only_in_children(pair.kernels.source):
         for trial in pair.trials(False):
             trial.run(where)
     return where.found
