@@ -11,6 +11,8 @@ PLUGIN = """
 def hecate_components():
     return [
         ("rule", "oja", "acme.oja:oja"),
+        ("rule", "fade", "acme.fade:Fade"),
+        ("retention", "slow", "acme.fade:Slow"),
         ("bias", "soft", "acme.soft:Soft"),
         ("strategy", "sequential", "acme.soft:Sequential"),
         ("strategy", "chunkwise", "acme.soft:Sequential"),
@@ -42,6 +44,72 @@ class Sequential:
     def __init__(self, *, pair=None) -> None:
         self.pair = pair
 '''
+FADE = '''
+class Fade:
+    """A rule with a step of its own."""
+
+    inputs = {"q": "K", "k": "K", "v": "V"}
+    gates = {"retain": Gate(0.0, 1.0, init=0.9)}
+    params = {"matrix": Param("H V K"), "bias": Param("H V", start=AXES)}
+
+    def init_state(self, params, batch):
+        return State(memory=State(matrix=params.matrix), surprise=params.matrix)
+
+
+class Slow:
+    """A retention."""
+
+    gates = {}
+    axis = "scalar"
+    domain: str = "real"
+    link = None
+
+    def project(self, memory):
+        return memory
+'''
+SPEC_FADE = """# fade
+
+```CONTRACT
+kind = "rule"
+name = "fade"
+component = "acme.fade:Fade"
+options = {}
+inputs = { q = "K", k = "K", v = "V" }
+state = { "memory.matrix" = "B H V K", surprise = "B H V K" }
+params = { matrix = "H V K", bias = "H V" }
+[gates]
+retain = { low = 0.0, high = 1.0, init = 0.9 }
+```
+
+## Equations
+
+1. `M <- retain M`
+
+## Worked example
+
+```python
+assert True
+```
+"""
+SPEC_SLOW = """# slow
+
+```CONTRACT
+kind = "retention"
+name = "slow"
+component = "acme.fade:Slow"
+options = {}
+axis = "scalar"
+domain = "real"
+link = false
+project = true
+```
+
+## Worked example
+
+```python
+assert True
+```
+"""
 SPEC_OJA = """# oja
 
 ```CONTRACT
@@ -95,6 +163,9 @@ FILES = {
     "acme/plugin.py": PLUGIN,
     "acme/oja.py": OJA,
     "acme/soft.py": SOFT,
+    "acme/fade.py": FADE,
+    "acme/specs/rules/fade.md": SPEC_FADE,
+    "acme/specs/retentions/slow.md": SPEC_SLOW,
     "acme/specs/rules/oja.md": SPEC_OJA,
     "acme/specs/biases/soft.md": SPEC_SOFT,
     "acme/specs/strategies/sequential.md": SPEC_SEQUENTIAL,
@@ -124,6 +195,14 @@ FAULTS = {
     "default differs": ("acme/soft.py", "slope: float = 2.0", "slope: float = 3.0", "KN-03", "defaults to 3.0"),
     "gate only in the code": ("acme/soft.py", '"write": Gate', '"wirte": Gate', "KN-03", "wirte"),
     "gate range differs": ("acme/soft.py", "Gate(0.0, 2.0)", "Gate(0.0, 9.0)", "KN-03", "(0.0, 9.0)"),
+    "gate starts elsewhere": ("acme/fade.py", "init=0.9", "init=0.5", "KN-03", "starts at 0.5, the contract says 0.9"),
+    "state tensor only in the code": ("acme/fade.py", "surprise=", "momentum=", "KN-03", 'state "momentum" of rule'),
+    "parameter only in the contract": ("acme/fade.py", ', "bias": Param("H V", start=AXES)', "", "KN-03", '"bias"'),
+    "parameter has other axes": ("acme/fade.py", 'Param("H V K")', 'Param("V K")', "KN-03", 'axes "V K", the contract'),
+    "input differs": ("acme/fade.py", '"v": "V"', '"v": "K"', "KN-03", "inputs of rule"),
+    "axis differs": ("acme/fade.py", 'axis = "scalar"', 'axis = "row"', "KN-03", "axis of retention"),
+    "link differs": ("acme/specs/retentions/slow.md", "link = false", "link = true", "KN-03", "link of retention"),
+    "project differs": ("acme/specs/retentions/slow.md", "project = true", "project = false", "KN-03", "project of"),
     "knob differs": ("acme/specs/rules/oja.md", 'bias = "soft"', 'bias = "l2"', "KN-03", 'bias is "soft"'),
     "strategy unknown": ("acme/specs/rules/oja.md", "chunkwise =", "chunkwize =", "KN-03", "did you mean"),
     "promise unknown": ("acme/specs/rules/oja.md", '"approximate"', '"nearly"', "KN-03", "exact or approximate"),

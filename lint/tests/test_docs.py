@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hecate_lint.cli import main
 from hecate_lint.docs import pages
 from hecate_lint.registry import built_in
 
@@ -17,6 +18,20 @@ def test_generated_page_is_up_to_date(name: str) -> None:
 
 def test_no_page_of_a_rule_that_is_gone() -> None:
     assert {path.stem for path in (DOCS / "lint-rules").iterdir()} == {rule.id for rule in built_in()}
+
+
+def test_guide_shows_what_the_linter_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = (
+        (DOCS / "lint.md").read_text(encoding="utf-8").split("## What a finding looks like")[1].split("Severity:")[0]
+    )
+    source, rest = section.split("```python\n")[1].split("```", 1)
+    shown = [line.removeprefix("    ") for line in rest.splitlines() if line.startswith("    ")]
+    monkeypatch.chdir(tmp_path)
+    Path("memory.py").write_text(source)
+    assert main(["--no-cache", "memory.py"]) == 1
+    assert capsys.readouterr().out.splitlines()[: len(shown)] == shown
 
 
 def test_guide_names_every_option_and_key() -> None:

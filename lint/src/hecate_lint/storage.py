@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hecate_lint.carried import is_state, root
 from hecate_lint.facts import File, constant
@@ -23,6 +23,8 @@ _VIEWS = frozenset(
     " diagonal view_as movedim requires_grad_ index_select unfold real imag".split()
 )
 _COPIES = frozenset({"index_select"})
+_LISTS = (ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.GeneratorExp)
+_COUNTS = frozenset("item numel nelement element_size tolist len int float size dim memory_allocated".split())
 _ELEMENTS = frozenset("parameters named_parameters buffers named_buffers".split())
 
 
@@ -116,7 +118,58 @@ def _is_slicing(subscript: ast.Subscript) -> bool:
 
 def shared(file: File, write: Write) -> Shared | None:
     """Why the written storage may be somebody else's; None when it is fresh or unknown."""
+    if not write.tensor and isinstance(write.node, ast.AugAssign) and _is_evidently_tensor(file, write.node):
+        write = replace(write, tensor=True)
     return _shared(file, write.target, write, 0)
+
+
+def _is_evidently_tensor(file: File, node: ast.AugAssign) -> bool:
+    """Whether an augmented assignment to an argument named like state can only be one of tensors.
+
+    By what is added, or by what else the function does with the name; a count of bytes and a list look different.
+    """
+    start, function = root(node.target), function_of(node)
+    if not isinstance(start, ast.Name) or function is None or isinstance(node.value, _LISTS):
+        return False
+    named = start.id if not isinstance(node.target, ast.Attribute) else node.target.attr
+    if start.id not in {arg.arg for arg in parameters(function.args)} or not (is_state(start.id) or is_state(named)):
+        return False
+    if any(_counts(part) for part in walk(node.value)):
+        return False
+    if _computes_tensor(file, node.value, function, node, 0):
+        return True
+    return isinstance(node.target, ast.Name) and any(_takes(file, item, start.id) for item in own_nodes(function))
+
+
+def _counts(node: ast.AST) -> bool:
+    func = node.func if isinstance(node, ast.Call) else None
+    return (func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")) in _COUNTS
+
+
+def _computes_tensor(file: File, value: ast.expr, function: Function, at: ast.AST, depth: int) -> bool:
+    for part in walk(value):
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.MatMult):
+            return True
+        if isinstance(part, ast.Attribute) and part.attr in ("T", "mT"):
+            return True
+        if isinstance(part, ast.Call) and (file.names.callee(part) or "").startswith("torch."):
+            return True
+        if isinstance(part, ast.Name) and depth < 2:
+            bound = _latest(function, part.id, at)
+            if isinstance(bound, ast.expr) and bound is not value and not isinstance(bound, _LISTS):
+                if not any(_counts(one) for one in walk(bound)):
+                    if _computes_tensor(file, bound, function, bound, depth + 1):
+                        return True
+    return False
+
+
+def _takes(file: File, node: ast.AST, name: str) -> bool:
+    """Whether a node works on the name as on a tensor: a matrix product, an argument of a torch function."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        return any(isinstance(one, ast.Name) and one.id == name for one in (node.left, node.right))
+    if isinstance(node, ast.Call) and (file.names.callee(node) or "").startswith("torch."):
+        return any(isinstance(one, ast.Name) and one.id == name for one in node.args)
+    return False
 
 
 def _shared(file: File, target: ast.expr, write: Write, depth: int) -> Shared | None:

@@ -38,9 +38,10 @@ class ImplicitDifferentiation(Rule):
 
     SMELL. (a) An evaluation, generation or probe function runs the model without no_grad or inference_mode. (b)
     A loss that is differentiated is also added, appended or stored for reporting without `.detach()` or
-    `.item()`. (c) In a Hecate package: a function registered as inner loop, kernel or probe without `@autodiff`,
-    `@custom_vjp` or `@no_autodiff`. (d) An inner loop under `enable_grad` whose result is never detached.
-    (e) `retain_graph=True` where nothing differentiates a second time.
+    `.item()`. (c) In a package over Hecate: a function that its own `register_inner_loop`, `register_kernel` or
+    `register_probe` is given, without `@autodiff`, `@custom_vjp` or `@no_autodiff`. (d) An inner loop under
+    `enable_grad` whose result is never detached. (e) `retain_graph=True` where nothing differentiates a second
+    time.
 
     WHY. Every recorded step keeps its activations: memory grows with the length of the run and the first sign
     is an out-of-memory error hours later. In evaluation it also lets a stray backward reach the model.
@@ -153,7 +154,8 @@ def validate(self, network, x):
         return network(x)
 """
     INVALID = """
-from hecate_core.api import no_autodiff, register_probe, register_kernel
+from acme.probes import register_kernel, register_probe
+from hecate_core.differentiation import no_autodiff
 @register_probe("norms")
 def norms(state):  # <-
     return state.memory.norm()

@@ -31,7 +31,8 @@ class InPlaceOnSharedState(Rule):
 
     SMELL. A method ending in `_`, an augmented or item assignment, `out=`, `.data` or `inplace=True` writes a
     parameter, a buffer, a state that was handed in, or an alias of one (`view`, slices, `detach` and `.data`
-    share storage).
+    share storage). An error in a function of the inner loop by its name (forward, step, write, read, update,
+    ...), a warning elsewhere.
 
     WHY. The caller's old state changes under its feet: saved tensors, a probe's copy, the other branch of a
     search. Under `no_grad` autograd does not even complain; the aliasing is the same.
@@ -99,6 +100,13 @@ def count(state: dict, memory: int):
     state["n"] += 1
     memory += 1
     return memory
+def measured(model, memory, states, cache, prev):
+    for p in model.parameters():
+        memory += p.numel() * p.element_size()
+    states += [torch.zeros(4)]
+    cache["hits"] += 1
+    prev *= 0.5
+    return memory, states, prev
 # ---
 class Boxes:
     def __init__(self, data):
@@ -168,6 +176,18 @@ def forget(memory, rate):
 # ---
 def put(cache, name, i, new):
     cache[name][i].copy_(new)  # <-
+# ---
+def write(memory, k, v, rate):
+    memory += rate * v @ k.T  # <-
+    return memory
+def absorb(self, state, x):
+    update = torch.outer(x, x)
+    state.matrix += update  # <-
+    state["surprise"] *= 0.9 * update  # <-
+    return state
+def forget(surprise, rate, q):
+    surprise *= rate  # <-
+    return q @ surprise, surprise
 # ---
 def swap(layer, state, new):
     torch.Tensor.add_(state, new)  # <-

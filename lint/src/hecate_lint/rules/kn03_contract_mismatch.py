@@ -4,7 +4,7 @@ import ast
 import difflib
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hecate_lint.facts import File
 from hecate_lint.index import FUNCTIONS, walk
@@ -23,21 +23,34 @@ _INLINE = Pattern(r"^#\s*CONTRACT\s+(?P<body>.+)$", re.M)
 # What the framework hands to a component: sizes of the model, the implementation chosen. The contract need not list it.
 _GIVEN = {"strategy": ("pair", "step_pair", "link_pair"), "composition": ("width", "window")}
 _KNOBS = ("structure", "bias", "retention", "algorithm")
+# What a class of a kind declares as an attribute, and its contract under the same key.
+_DECLARED = {
+    "rule": ("inputs",),
+    "structure": ("layers", "linear"),
+    "bias": ("affine",),
+    "retention": ("axis", "domain", "link", "inverse", "project"),
+    "algorithm": ("at", "has_momentum", "erases", "step_map"),
+    "strategy": ("needs", "exact"),
+    "composition": ("attends", "remembers", "recalls"),
+}
+_MAPS = ("link", "inverse", "project", "step_map")  # there or not: a function, or None
 
 
 class ContractMismatch(Rule):
     """The CONTRACT block and the code differ in options, knobs, state, parameters, gates or strategies.
 
     SMELL. An option that the contract lists and the constructor does not take (or the reverse, or another
-    default); a knob that the preset fills with another class; a state tensor, parameter, gate range, strategy
-    or kernel pair that only one side knows.
+    default); a knob that the preset fills with another class; a state tensor, parameter, gate or strategy that
+    only one side knows; another range, start, axes or declared attribute (`inputs`, `exact`, `axis`, ...). What
+    the code computes is not compared here.
 
     WHY. Whoever reads the spec configures something that does not exist; whoever reads the code learns it too
     late.
 
     FIX. Make both sides say the same; the message names the nearest spelling.
 
-    TRACE. Kernel rule KN-03; the conformance suite compares contracts with live components too.
+    TRACE. Kernel rule KN-03; the kit (`hecate check`) compares the contract of a registered rule with the live
+    rule, what the code computes included.
     """
 
     id = "KN-03"
@@ -168,9 +181,32 @@ class Rule(MemoryRule):
         wanted = spec.contract.get("gates")
         if gates is not None and isinstance(wanted, dict):
             yield from self._gates(file, gates, wanted, f'{spec.kind} "{spec.name}"')
+        if isinstance(node, ast.ClassDef):
+            yield from self._class(file, node, spec)
         knobs = spec.contract.get("knobs")
         if isinstance(knobs, dict) and isinstance(node, FUNCTIONS):
             yield from self._knobs(project, file, node, knobs)
+
+    def _class(self, file: File, node: ast.ClassDef, spec: "Spec") -> Iterator[tuple[File, Hit]]:
+        """What a class declares as literals: state tensors, parameters and the attributes of its kind."""
+        place = f'{spec.kind} "{spec.name}"'
+        state, said = _state_names(node), spec.contract.get("state")
+        if state is not None and isinstance(said, dict):
+            for message in differences({path.split(".")[0] for path in said}, state[0], "state", place):
+                yield file, Hit(state[1], message)
+        params, said = _params(node), spec.contract.get("params")
+        if params is not None and isinstance(said, dict):
+            has, at = params
+            for message in differences(set(said), set(has), "parameter", place):
+                yield file, Hit(at, message)
+            for name in sorted(set(has) & set(said)):
+                if has[name] and has[name] != said[name]:
+                    message = f'parameter "{name}" of {place} has the axes "{has[name]}", the contract says'
+                    yield file, Hit(at, f'{message} "{said[name]}"')
+        for key in _DECLARED.get(spec.kind, ()):
+            value, found = _declared(node, key), spec.contract.get(key)
+            if value is not None and found is not None and value[0] != found:
+                yield file, Hit(value[1], f"{key} of {place} is {value[0]!r}, the contract says {found!r}")
 
     def _gates(self, file: File, gates: Any, wanted: dict[str, Any], place: str) -> Iterator[tuple[File, Hit]]:
         has, at = gates
@@ -178,9 +214,15 @@ class Rule(MemoryRule):
             yield file, Hit(at, message)
         for name in sorted(set(has) & set(wanted)):
             given, said = has[name], wanted[name]
-            promised = (said.get("low"), said.get("high")) if isinstance(said, dict) else given
-            if given is not None and promised != given:
-                yield file, Hit(at, f'gate "{name}" of {place} has the range {given}, the contract says {promised}')
+            if given is None or not isinstance(said, dict):
+                continue
+            promised = (said.get("low"), said.get("high"))
+            if promised != given.range:
+                message = f'gate "{name}" of {place} has the range {given.range}, the contract says {promised}'
+                yield file, Hit(at, message)
+            elif None not in (given.init, said.get("init")) and given.init != said["init"]:
+                message = f'gate "{name}" of {place} starts at {given.init}, the contract says {said["init"]}'
+                yield file, Hit(at, message)
 
     def _knobs(self, project: "Project", file: File, node: Any, knobs: dict[str, Any]) -> Iterator[tuple[File, Hit]]:
         for call in walk(node):
@@ -205,7 +247,7 @@ class Rule(MemoryRule):
                 yield Remark(spec.path, line, f'strategy "{name}" is not registered{_near(name, known)}')
 
     def pattern(self, m: Any, hit: Hit) -> Any:
-        return m.FunctionDef() | m.ClassDef() | m.Call() | m.Dict() | m.Tuple()
+        return m.FunctionDef() | m.ClassDef() | m.Call() | m.Dict() | m.Tuple() | m.List() | m.SimpleString() | m.Name()
 
 
 def differences(said: set[str], has: set[str], what: str, place: str) -> list[str]:
@@ -240,25 +282,82 @@ def _state_names(cls: ast.ClassDef) -> tuple[set[str], ast.AST] | None:
     return None
 
 
-def _gates(cls: ast.ClassDef) -> tuple[dict[str, tuple[float, float] | None], ast.AST] | None:
+class _Range(NamedTuple):
+    """A literal gate: its range, and where it starts if that is written out too."""
+
+    range: tuple[float, float]
+    init: float | None
+
+
+def _gates(cls: ast.ClassDef) -> tuple[dict[str, _Range | None], ast.AST] | None:
     """Gate names with their literal ranges, from `gates = {"retain": Gate(0.0, 1.0), ...}`."""
+    value = _attribute(cls, "gates")
+    named = _named(value)
+    return None if named is None or value is None else ({key: _range(gate) for key, gate in named.items()}, value)
+
+
+def _params(cls: ast.ClassDef) -> tuple[dict[str, str], ast.AST] | None:
+    """Parameter names with their literal axes ("" where they are computed), from `params = {"m": Param("H V K")}`."""
+    value = _attribute(cls, "params")
+    named = _named(value)
+    if named is None or value is None:
+        return None
+    axes = {key: one.args[0] if isinstance(one, ast.Call) and one.args else None for key, one in named.items()}
+    return {key: str(one.value) if isinstance(one, ast.Constant) else "" for key, one in axes.items()}, value
+
+
+def _named(value: ast.expr | None) -> dict[str, ast.expr] | None:
+    """The entries of a dict whose keys are all written out."""
+    if not isinstance(value, ast.Dict):
+        return None
+    keys = [key.value if isinstance(key, ast.Constant) else None for key in value.keys]
+    return (
+        None if not all(isinstance(key, str) for key in keys) else dict(zip(map(str, keys), value.values, strict=True))
+    )
+
+
+def _attribute(cls: ast.ClassDef, name: str) -> ast.expr | None:
+    """What the body of a class gives an attribute, None where it does not."""
     for item in cls.body:
-        value = item.value if isinstance(item, (ast.Assign, ast.AnnAssign)) else None
         target = item.targets[0] if isinstance(item, ast.Assign) else getattr(item, "target", None)
-        if isinstance(value, ast.Dict) and last_word(target) == "gates":
-            found: dict[str, tuple[float, float] | None] = {}
-            for key, gate in zip(value.keys, value.values, strict=True):
-                if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
-                    return None
-                found[key.value] = _range(gate)
-            return found, value
+        if isinstance(item, (ast.Assign, ast.AnnAssign)) and last_word(target) == name:
+            return item.value
     return None
 
 
-def _range(gate: ast.expr) -> tuple[float, float] | None:
+def _declared(cls: ast.ClassDef, key: str) -> tuple[Any, ast.AST] | None:
+    """An attribute as a contract writes it, with its place; None where it is computed or set by the constructor."""
+    from hecate_lint.conformance import registered
+
+    if key in _MAPS:
+        method = next((one for one in cls.body if isinstance(one, FUNCTIONS) and one.name == key), None)
+        if method is not None:
+            return None if any(last_word(one) == "property" for one in method.decorator_list) else (True, method)
+    value = _attribute(cls, key)
+    if value is None or _is_set_by_instances(cls, key):
+        return None
+    if key == "needs" and isinstance(value, ast.Name):
+        return value.id, value
+    found = registered.literal(value)
+    if not registered.is_known(found):
+        return None
+    if key in _MAPS:
+        return (False, value) if found == "none" else None
+    if isinstance(found, dict):
+        found = {name: " ".join(one) if isinstance(one, tuple) else one for name, one in found.items()}
+    return found, value
+
+
+def _is_set_by_instances(cls: ast.ClassDef, name: str) -> bool:
+    return any(isinstance(n, ast.Attribute) and n.attr == name and isinstance(n.ctx, ast.Store) for n in walk(cls))
+
+
+def _range(gate: ast.expr) -> _Range | None:
     if not isinstance(gate, ast.Call):
         return None
     given = [a.value for a in gate.args if isinstance(a, ast.Constant)]
+    named = {k.arg: k.value.value for k in gate.keywords if isinstance(k.value, ast.Constant)}
+    init = given[2] if len(given) > 2 else named.get("init")
     if len(given) >= 2 and all(isinstance(v, (int, float)) for v in given[:2]):
-        return given[0], given[1]  # type: ignore[return-value]
+        return _Range((given[0], given[1]), init if isinstance(init, (int, float)) else None)  # type: ignore[arg-type]
     return None
