@@ -5,6 +5,7 @@ from typing import Any
 
 from hecate_core.registry import registry
 from hecate_core.testing import claims as claims  # its checks join the suite of rules
+from hecate_core.testing import contracts as contracts
 from hecate_core.testing.compositions import COMPOSITION, check_composition
 from hecate_core.testing.engine import Check, Suite
 from hecate_core.testing.knobs import ALGORITHM, BIAS, RETENTION, check_algorithm, check_bias, check_retention
