@@ -210,8 +210,9 @@ def leveled_memory(
     specs: tuple[LevelSpec, ...] = levels_of(levels)
     parts = []
     mixed = {*conv_streams, *getattr(made, "mixes", ())}
+    normed = {"q", "k"} - set(getattr(made, "unscaled", ()))
     for index, spec in enumerate(specs):
-        options: dict[str, Any] = {"conv": conv, "mixed": mixed, "activation": activation}
+        options: dict[str, Any] = {"conv": conv, "mixed": mixed, "normed": normed, "activation": activation}
         front = Front(width, made.inputs, sizes, **options)
         asking = Front(width, {"q": made.inputs["q"]}, sizes, **options) if recalls else None
         spread = strategy_of(strategy, made, chunk=chunk, backend=backend)

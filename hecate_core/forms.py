@@ -95,11 +95,12 @@ class Linearised:
     between momentum and memory, A_t = keep A + inject step_map(S_t), and needs a momentum and a scalar `keep`; one
     with an attribute `op` has `on(pair)`, the same map by an implementation of that op. `group` changes in a row stand
     for one token, whose read is that of the last; with a `step_map` only the last may have an `inject`. `gather` is
-    asked first. `pace(tokens)`, where a rule can give it, is the decays of `factors` without an anchor: a strategy
-    then prepares all chunks of a call at once. `renewed` says how many chunks the anchor of a stored weight serves
-    (None, and a name that it lacks: one). `span` is how many tokens may take their errors at one anchor while every
-    value in the rule's declared gate ranges stays stable (specs/forms/linearised.md, Eq. 14; None: any number, or the
-    rule does not know).
+    asked first. `pace(tokens)`, where a rule can give it, is the decays of `factors` without an anchor: a strategy then
+    prepares all chunks of a call at once. `asks(params, weights, q)`, where the rule makes its queries, makes that of a
+    token by the weights that the token meets, before its own update; `read` is given the result. `renewed` says how
+    many chunks the anchor of a stored weight serves (None, and a name that it lacks: one). `span` is how many tokens
+    may take their errors at one anchor while every value in the rule's declared gate ranges stays stable
+    (specs/forms/linearised.md, Eq. 14; None: any number, or the rule does not know).
     """
 
     factors: Callable[[Params, State, Tokens], Factors]
@@ -116,6 +117,7 @@ class Linearised:
     gather: Gather | None = None
     renewed: Mapping[str, int] | None = None
     span: int | None = None
+    asks: Callable[[Params, Weights, Tensor], Float[Tensor, "B H T K"]] | None = None
 
     @property
     def grows_by_op(self) -> bool:

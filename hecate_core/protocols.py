@@ -132,7 +132,7 @@ class MemoryRule(Protocol):
 
     `inputs` maps each per-token input to its width letter; `gates` and `params` say what else it wants. `spec`
     is the path of its specification inside its distribution. Optional: `mixes` names inputs beside q, k and v that
-    pass the front's convolution and activation.
+    pass the front's convolution and activation, `unscaled` those of q and k that it must not bring to length 1.
     """
 
     name: str

@@ -77,6 +77,7 @@ FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"erase": "first"},
         {"erase": "none"},
         {"adapt_q": True},
+        {"adapt_q": True, "query": "front"},
         {"momentum": True},
         {"values": "free"},
         {"projection_chunks": 2},

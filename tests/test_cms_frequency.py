@@ -1,4 +1,4 @@
-"""Learned frequencies of chains: rows decide by the period that ends, causally; a step is judged by what it changes."""
+"""Learned frequencies of chains: rows decide by the period that ends, and a step is judged by what it changes."""
 
 import copy
 from typing import Any
@@ -107,7 +107,7 @@ def test_each_row_decides_by_the_mean_of_what_the_level_was_given() -> None:
     ids, targets = text(5 * PERIOD, batch=3)
     moved, wanted = decided(gated(bias=0.0, weight=8.0), ids, targets)
     assert moved == wanted
-    flat = [one for row in moved for one in row]
+    flat = [one for period in moved for one in period]
     assert 0 < sum(flat) < len(flat)  # both happen
 
 

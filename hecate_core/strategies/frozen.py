@@ -100,13 +100,13 @@ class Frozen:
         """What the next token would read if it wrote nothing."""
         form, begins = self._form(rule), state.position % self.chunk == 0
         if self.read == "anchor" and not begins:
-            return form.read(params, Shared(_linked(form, state.anchor)), q)
+            return _answered(form, params, Shared(_linked(form, state.anchor)), q)
         if self._links_once(form) and not begins:
-            return form.read(params, Shared(state.seen), q)
+            return _answered(form, params, Shared(state.seen), q)
         stored: Mapping[str, Tensor] = state.at(form.memory)
         if form.project is not None:
             stored = back_in_domain(stored, form.project, state.unprojected)
-        return form.read(params, Shared(_linked(form, stored)), q)
+        return _answered(form, params, Shared(_linked(form, stored)), q)
 
     def __call__(
         self,
@@ -166,7 +166,10 @@ class _Walk:
         if self._seen is not None:
             return self._linked_once(tokens.q, factors, spread, phase)
         grown = self._grow(self._stored, factors, spread)
-        y = self._form.read(self._params, self._weights(grown, factors, written), tokens.q)
+        seen, q = self._weights(grown, factors, written), tokens.q
+        if self._form.asks is not None:
+            q = self._form.asks(self._params, seen if self._how.read == "anchor" else _before(grown), q)
+        y = self._form.read(self._params, seen, q)
         self._advance(grown)
         return y
 
@@ -266,6 +269,20 @@ class _Walk:
         if project is None or self._unprojected is None:
             return stored
         return back_in_domain(stored, project, self._unprojected)
+
+
+def _answered(form: Linearised, params: Params, weights: Weights, q: Tensor) -> Float[Tensor, "B H T V"]:
+    """What a query finds that no token of its own has written for."""
+    return form.read(params, weights, q if form.asks is None else form.asks(params, weights, q))
+
+
+def _before(grown: Growth) -> Weights:
+    """The weights that each token meets."""
+    if not isinstance(grown, Grown):
+        raise CompositionError(
+            "frozen: a rule that makes its queries wants one decay per token and no map of its steps"
+        )
+    return grown.before()
 
 
 def _linked(form: Linearised, stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -44,6 +44,15 @@ class Grown:
         """See `Weights.pull`; formed per token, only reads with a gradient inside would need it."""
         return PerToken({name: self.every(name)}).pull(name, d)
 
+    def before(self) -> "Grown":
+        """The same weights as each token meets them, before its own update."""
+        first = torch.zeros_like(self._decays.reads[:, :, :1])
+        first[..., 0] = 1.0
+        reads = torch.cat((first, self._decays.reads[:, :, :-1]), 2)
+        none = torch.zeros_like(self._decays.reach[:, :, :1])
+        reach = torch.cat((none, self._decays.reach[:, :, :-1]), 2)
+        return Grown(self._stored, self._updates, self._decays._replace(reads=reads, reach=reach), self._pair)
+
     def every(self, name: str) -> Float[Tensor, "B H T V K"]:
         """The stored weight after each token, formed: for links, which need every entry."""
         (u, x), decays = self._updates[name], self._decays

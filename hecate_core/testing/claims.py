@@ -150,7 +150,10 @@ def linearised_factors_reproduce_step_at_the_anchor(case: RuleCase) -> None:
         for name, tensor in stored.items():
             demand_close(f"step's {name} against the factors", after.at(form.memory)[name], tensor, NEAR)
         weights = stored if form.link is None else stored.map(form.link)
-        read = form.read(case.params, Shared(weights), tokens.q).squeeze(2)
+        q, seen = tokens.q, state.at(form.memory)
+        if form.asks is not None:
+            q = form.asks(case.params, Shared(seen if form.link is None else seen.map(form.link)), q)
+        read = form.read(case.params, Shared(weights), q).squeeze(2)
         demand_close("step's read against the form's read", y, read, NEAR)
 
 

@@ -30,6 +30,7 @@ from hecate_core.testing.samples import (
     unchanged,
     with_gates,
 )
+from hecate_core.weights import Shared
 
 RULE: Suite[RuleCase] = Suite("rule")
 NEAR = 1e-9  # float64: the same numbers in another order
@@ -94,6 +95,10 @@ def read_comes_after_the_write(case: RuleCase) -> None:
     y, after = case.rule.step(case.params, state, token)
     q = token.q.unsqueeze(2)
     now = case.rule.read(case.params, after, q).squeeze(2)
+    form = case.rule.offers(Linearised)
+    if not isinstance(form, Refused) and form.asks is not None:  # the query is made by what the token met
+        made = form.asks(case.params, Shared(state.at(form.memory)), q)
+        now = form.read(case.params, Shared(after.at(form.memory)), made).squeeze(2)
     if relative(y, now) < NEAR:
         return
     before = case.rule.read(case.params, state, q).squeeze(2)

@@ -9,7 +9,7 @@ from hecate_hope.rule import SelfModifyingTitans
 
 from hecate_core import memory
 from hecate_core.api import Affine, Refused, times
-from hecate_core.composing import rule_of, strategy_of
+from hecate_core.composing import leveled_memory, rule_of, strategy_of
 from hecate_core.errors import CompositionError, HecateError, InputError
 from hecate_core.parameters import initial_params
 from hecate_core.records import Params, State, Tokens
@@ -29,6 +29,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"erase": "none", "momentum": True, "projection_chunks": 2},
     {"structure": "matrix"},
     {"structure": "matrix", "bias": "dot", "adapt_q": True, "momentum": True},
+    {"structure": "matrix", "adapt_q": True, "query": "front"},
+    {"adapt_q": True, "query": "front", "projection_chunks": 2},
     {
         "structure": {"name": "mlp", "norm": True, "residual": True, "depth": 3, "expansion": 2},
         "bias": {"name": "huber", "form": "norm"},
@@ -44,6 +46,8 @@ def tokens(rule: SelfModifyingTitans, count: int, seed: int = 0) -> Tokens:
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     made = {"q": F.normalize(draw(B, H, count, K), dim=-1), "x": draw(B, H, count, K)}
+    if "x" not in rule.inputs:
+        made = {"q": made["x"]}
     gates = {name: gate.used(draw(B, H, count)) for name, gate in rule.gates.items()}
     return Tokens.of({**made, **gates})
 
@@ -111,10 +115,12 @@ class ByHand:
                 gate = rates[name]
                 rate[name] = gate.low + (gate.high - gate.low) * torch.sigmoid(raw + gate.raw_init())
             now = {name: gate[t] for name, gate in gates.items()}
+            met = weights
             weights, momentum = self.moved(parts, anchor, weights, momentum, (k, v), rate, now)
             query = q[t]
             if "query" in parts:
-                query = self.answer("query", weights, query)
+                late = self.options.get("query") == "front"
+                query = self.answer("query", weights if late else met, query if late else x[t])
                 query = query / (query.square().sum() + 1e-12).sqrt()
             reads.append(self.answer("main", weights, query))
         return torch.stack(reads)
@@ -156,7 +162,11 @@ def by_hand(rule: SelfModifyingTitans, options: dict[str, Any], params: Params, 
         torch.stack(
             [
                 ByHand(options, params, h).run(
-                    given.x[b, h], given.q[b, h], {name: given[name][b, h] for name in gates}, chunk, rule.rates
+                    given.get("x", given.q)[b, h],
+                    given.q[b, h],
+                    {name: given[name][b, h] for name in gates},
+                    chunk,
+                    rule.rates,
                 )
                 for h in range(H)
             ]
@@ -381,3 +391,50 @@ def test_ten_thousand_tokens_at_the_bounds_stay_finite(chunk: int, kind: str) ->
     with torch.no_grad():
         y, _ = spread(rule, pinned, given, spread.init_state(rule, pinned, B))
     assert float(y.abs().max()) < 100.0
+
+
+def test_the_token_makes_the_query_from_what_the_token_before_left() -> None:
+    """By hand for a matrix: y = M_main,t unit(M_query,t-1 x); `front` asks the memory that the token has written."""
+    params, x = setup({"structure": "matrix", "adapt_q": True})[1], torch.randn(1, 1, 1, K, dtype=torch.float64)
+    reads = {}
+    for query in ("token", "front"):
+        rule = SelfModifyingTitans(structure="matrix", adapt_q=True, query=query, largest_write=1.0)
+        given = {name: x.expand(1, H, 1, K) for name in rule.inputs}
+        start = rule.init_state(params, 1)
+        y, after = rule.step(params, start, Tokens.of(given).map(lambda one: one[:, :, 0]))
+        asked = times((start if query == "token" else after).memory.query_matrix, given["q"][:, :, 0])
+        q = asked * torch.rsqrt(asked.square().sum(-1, keepdim=True) + 1e-12)
+        torch.testing.assert_close(y, times(after.memory.main_matrix, q), atol=EXACT, rtol=EXACT)
+        reads[query] = y
+        later = rule.read(params, after, given["q"])  # a token that is only read asks what is there
+        asked = times(after.memory.query_matrix, given["q"][:, :, 0])
+        q = asked * torch.rsqrt(asked.square().sum(-1, keepdim=True) + 1e-12)
+        torch.testing.assert_close(later[:, :, 0], times(after.memory.main_matrix, q), atol=EXACT, rtol=EXACT)
+    assert not torch.equal(reads["token"], reads["front"])
+
+
+def test_a_layer_gives_the_token_once_and_as_long_as_it_is() -> None:
+    knobs = {"name": "self-modifying-titans", "adapt_q": True}
+    token = leveled_memory(8, 2, rule=knobs, strategy="frozen", chunk=4).levels[0]
+    front = leveled_memory(8, 2, rule={**knobs, "query": "front"}, strategy="frozen", chunk=4).levels[0]
+    x = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(1))
+    one, two = (level.front(x, level.init_state(1).front)[0] for level in (token, front))
+    assert set(one) == {"q"}
+    assert set(two) == {"q", "x"}
+    assert float(two.q.detach().norm(dim=-1).sub(1.0).abs().max()) < 1e-4
+    assert float(one.q.detach().norm(dim=-1).sub(1.0).abs().min()) > 1e-3
+
+
+@pytest.mark.parametrize("projections", [1, 2])
+def test_what_is_only_read_asks_as_a_resting_token_does(projections: int) -> None:
+    """Its query is made by the memory that it meets, wherever in a chunk."""
+    rule, params = setup({"adapt_q": True, "projection_chunks": projections})
+    given, spread = tokens(rule, 9), Frozen(chunk=3)
+    shown = spread.around(rule)
+    for count in (2, 3, 4, 6):
+        _, state = spread(
+            rule, params, given.map(lambda one, n=count: one[:, :, :n]), spread.init_state(rule, params, B)
+        )
+        last = given.map(lambda one: one[:, :, 8:])
+        y, _ = spread(rule, params, last, state, torch.zeros(B, 1, dtype=torch.bool))
+        torch.testing.assert_close(shown.read(params, state, last.q), y, atol=EXACT, rtol=EXACT)

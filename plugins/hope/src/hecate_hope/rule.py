@@ -43,19 +43,18 @@ TINY = 1e-12  # an input of nothing has nothing to erase
 class SelfModifyingTitans:
     """Memories "key", "value", "write", "retain" (and "query") answer x with what the memory "main" is written with.
 
-    Every one of them takes the same step: M <- M (retain I - write k k^T) - write grad L(M; k, M(v)).
-    `structure` is any registered one (None: the paper's z + W_2 gelu(W_1 z)), `bias` the inner loss. `erase` says which
-    weights forget along their input: all "layers", the "first" (the one that k meets) or "none". `adapt_q` lets the
-    query pass a memory, too; `momentum` adds that of Titans. `values` are "bounded" by |v| <= 1 or "free". Used steps
-    lie in [0, `largest_write`] and start at half of it. All memories but "main" renew their anchors every
-    `projection_chunks` chunks of a strategy that has any.
+    Every one of them takes the same step: M <- M (retain I - write k k^T) - write grad L(M; k, M(v)). `structure` is
+    any registered one (None: the paper's z + W_2 gelu(W_1 z)), `bias` the inner loss. `erase` says which weights forget
+    along their input: all "layers", the "first" (the one that k meets) or "none". `adapt_q` makes the query by a
+    memory, too, as `query` says: "token" of the token, as the others, before its write; the one input is q then, in the
+    place of x. "front" of the front's own query, after the write. `momentum` adds that of Titans. `values` are
+    "bounded" by |v| <= 1 or "free". Used steps lie in [0, `largest_write`] and start at half of it. All memories but
+    "main" renew their anchors every `projection_chunks` chunks of a strategy that has any.
     State: `memory.PART_LAYER` `[B, H, rows, columns]`. Source: [2512.24695] Eq. 83-93.
     """
 
     name = "self-modifying-titans"
     spec = "rules/self-modifying-titans.md"
-    inputs: Mapping[str, str] = {"q": "K", "x": "K"}
-    mixes = ("x",)
 
     def __init__(
         self,
@@ -64,12 +63,17 @@ class SelfModifyingTitans:
         bias: Any = "l2",
         erase: str = "layers",
         adapt_q: bool = False,
+        query: str = "token",
         momentum: bool = False,
         values: str = "bounded",
         largest_write: float = 0.25,
         projection_chunks: int = 1,
     ) -> None:
-        for option, given, known in (("erase", erase, ERASES), ("values", values, ("bounded", "free"))):
+        for option, given, known in (
+            ("erase", erase, ERASES),
+            ("values", values, ("bounded", "free")),
+            ("query", query, ("token", "front")),
+        ):
             if given not in known:
                 raise CompositionError(f'{self.name}: {option} = "{given}"{nearest(given, known)}')
         made: Any = MLP(expansion=1.0, residual=True) if structure is None else _component("structure", structure)
@@ -85,6 +89,10 @@ class SelfModifyingTitans:
         self.rates: Mapping[str, Gate] = {"write": Gate(0.0, largest, init=largest / 2), "retain": RETAIN}
         self._erased = _erased(made, erase)
         self._bounded, self._momentum = values == "bounded", momentum
+        self._asks = adapt_q and query == "token"  # of the token, which is then the only input, by the name q
+        self.inputs: Mapping[str, str] = {"q": "K"} if self._asks else {"q": "K", "x": "K"}
+        self.mixes: tuple[str, ...] = () if self._asks else ("x",)
+        self.unscaled: tuple[str, ...] = ("q",) if self._asks else ()
         projections = ["key", "value", "write", "retain", *(["query"] if adapt_q else [])]
         self._parts = {name: Part(name, made, square=True) for name in projections}
         self._parts["main"] = Part("main", made)
@@ -115,11 +123,13 @@ class SelfModifyingTitans:
         new = state.replace(memory=State.of(memory), position=state.position + 1)
         if momentum:
             new = new.replace(momentum=State.of(momentum))
-        return self.read(params, new, tokens.q).squeeze(2), new
+        q = self._asked(params, Shared(state.memory), tokens.q) if self._asks else tokens.q
+        return self._read(params, Shared(new.memory), q).squeeze(2), new
 
     def read(self, params: Params, state: State, q: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T V"]:
-        """What the main memory answers."""
-        return self._read(params, Shared(state.memory), q)
+        """What the main memory answers; where the token makes the query, that of q."""
+        weights = Shared(state.memory)
+        return self._read(params, weights, self._asked(params, weights, q) if self._asks else q)
 
     def offers(self, form: type) -> Any:
         """`Linearised` with every memory at its anchor; no `Affine`, for the reason given."""
@@ -128,7 +138,10 @@ class SelfModifyingTitans:
                 "bias: the value is what the memory itself makes of it, so a step is not affine in the memory"
             )
         momentum = "momentum" if self._momentum else None
-        return Linearised(self._factors, self._read, memory="memory", momentum=momentum, renewed=self._renewed())
+        return Linearised(
+            self._factors, self._read, memory="memory", momentum=momentum, renewed=self._renewed(),
+            asks=self._asked if self._asks else None,
+        )  # fmt: skip
 
     def _renewed(self) -> Mapping[str, int] | None:
         """How many chunks an anchor serves, where that is not one for all."""
@@ -141,15 +154,20 @@ class SelfModifyingTitans:
         return (name for part in self._parts.values() for name in part.weights)
 
     def _read(self, params: Params, weights: Weights, q: Tensor) -> Tensor:
-        """Eq. 8; with `adapt_q` the query is first answered by its own memory."""
-        if "query" in self._parts:
-            q = unit(self._parts["query"].answer(params, weights, q))
+        """Eq. 8 of a query that is made, or with `query = "front"` is made here."""
+        if "query" in self._parts and not self._asks:
+            q = self._asked(params, weights, q)
         return self._parts["main"].answer(params, weights, q)
+
+    def _asked(self, params: Params, weights: Weights, x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
+        """The query that its memory makes. Eq. 9."""
+        return unit(self._parts["query"].answer(params, weights, x))
 
     def _factors(self, params: Params, anchor: State, tokens: Tokens) -> Factors:
         """Eq. 1 to 7 with every memory at the anchor: keys, values and rates, then one change for each weight."""
         weights = Shared(anchor)
-        made = {name: part.answer(params, weights, tokens.x) for name, part in self._parts.items() if name in _FROM_X}
+        told = tokens.q if self._asks else tokens.x
+        made = {name: part.answer(params, weights, told) for name, part in self._parts.items() if name in _FROM_X}
         k, v = unit(made["key"]), bounded(made["value"]) if self._bounded else made["value"]
         write, retain = (_rate(gate, name, made[name], params) for name, gate in self.rates.items())
         rate, updates, erase = write.unsqueeze(-1), {}, {}
