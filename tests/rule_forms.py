@@ -63,6 +63,7 @@ FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"momentum": True},
         {"depth": 2},
         {"depth": 2, "momentum": True, "features": "identity"},
+        {"depth": 2, "features": "identity", "residual": False},
     ],
     "atlas": [
         {"window": 1},
@@ -70,6 +71,7 @@ FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"rate": "inside"},
         {"coefficients": "polar"},
         {"depth": 2, "features": "identity"},
+        {"depth": 2, "features": "identity", "residual": False},
     ],
     "self-modifying-titans": [
         {"structure": "matrix"},

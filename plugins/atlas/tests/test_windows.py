@@ -23,6 +23,11 @@ EXACT = 1e-11  # float64: a few hundred operations deep
 CUTS = (3, 4, 9)
 
 
+def values(rule: WindowRule) -> int:
+    """The width of values: that of keys under a residual."""
+    return WIDTHS["K" if getattr(rule._structure, "_residual", False) else "V"]
+
+
 def tokens(rule: WindowRule, count: int, seed: int = 0) -> Tokens:
     g = torch.Generator().manual_seed(seed)
 
@@ -33,7 +38,7 @@ def tokens(rule: WindowRule, count: int, seed: int = 0) -> Tokens:
     made = Tokens(
         q=F.normalize(draw(2, 2, count, 3), dim=-1),
         k=F.normalize(draw(2, 2, count, 3), dim=-1),
-        v=draw(2, 2, count, 4),
+        v=draw(2, 2, count, values(rule)),
         retain=torch.sigmoid(draw(2, 2, count) + 3),
         write=torch.sigmoid(draw(2, 2, count)) / size,
         window=torch.sigmoid(draw(2, 2, count, size)),
@@ -42,7 +47,7 @@ def tokens(rule: WindowRule, count: int, seed: int = 0) -> Tokens:
 
 
 def params_of(rule: WindowRule) -> Params:
-    made = initial_params(rule, WIDTHS, seed=3, dtype=torch.float64)
+    made = initial_params(rule, {**WIDTHS, "V": values(rule)}, seed=3, dtype=torch.float64)
     random = torch.Generator().manual_seed(4)
     return Params.of(
         {
@@ -64,10 +69,11 @@ def mapped(params: Params, x: torch.Tensor, features: str) -> torch.Tensor:
     return torch.stack([*entries, *(pair * c[:, 2] for pair in pairs)], -1)
 
 
-def net(weights: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def net(weights: list[torch.Tensor], key: torch.Tensor, residual: bool) -> torch.Tensor:
+    x = key
     for i, weight in enumerate(weights):
         x = torch.einsum("bhij,bhj->bhi", weight, x if i == 0 else F.gelu(x))
-    return x
+    return key + x if residual else x
 
 
 def literal_ns(s: torch.Tensor, steps: int, coefficients: str) -> torch.Tensor:
@@ -83,6 +89,7 @@ def oracle(rule: WindowRule, params: Params, one: Tokens, options: dict[str, obj
     """Eq. 1 to 4 per token, ascent turned to descent, gradients at the memory that a chunk began with."""
     features, size = str(options.get("features", "poly2")), rule._size
     names = list(rule._structure.layers)
+    residual = len(names) > 1 and features == "identity" and options.get("residual") is not False
     w = [params[name].expand(2, -1, -1, -1).clone().requires_grad_() for name in names]
     s = [torch.zeros_like(x) for x in w]
     k, q = mapped(params, one.k.movedim(1, 2), features), mapped(params, one.q.movedim(1, 2), features)
@@ -91,7 +98,7 @@ def oracle(rule: WindowRule, params: Params, one: Tokens, options: dict[str, obj
         anchor = w if t % chunk == 0 else anchor
         loss = torch.zeros((), dtype=torch.float64)
         for j in range(min(size, t + 1)):
-            error = net(anchor, k[:, t - j]) - one.v[:, :, t - j]
+            error = net(anchor, k[:, t - j], residual) - one.v[:, :, t - j]
             loss = loss + 0.5 * (one.window[:, :, t, j] * error.square().sum(-1)).sum()
         gradients = torch.autograd.grad(loss, anchor, create_graph=True)
         a, th = one.retain[:, :, t, None, None], one.write[:, :, t, None, None]
@@ -104,7 +111,7 @@ def oracle(rule: WindowRule, params: Params, one: Tokens, options: dict[str, obj
                 literal_ns(x, int(str(options.get("steps", 5))), str(options.get("coefficients", "muon"))) for x in s
             ]
         w = [a * x - (y if inside else th * y) for x, y in zip(w, steps, strict=True)]
-        reads.append(net(w, q[:, t]))
+        reads.append(net(w, q[:, t], residual))
     return torch.stack(reads, 2)
 
 
@@ -123,6 +130,7 @@ OMEGA = [
     {"window": 1, "momentum": True},
     {"window": 3, "features": "identity", "depth": 2},
     {"window": 2, "momentum": True, "depth": 2, "expansion": 2.0},
+    {"window": 2, "features": "identity", "depth": 2, "residual": False},
 ]
 ATLAS = [
     {"window": 3},
@@ -167,7 +175,7 @@ def test_outer_gradients_are_those_of_the_loop(make, options, strategy) -> None:
     one = tokens(rule, 6).map(lambda x: x.requires_grad_())
     params = params_of(rule).map(lambda x: x.requires_grad_())
     leaves = [*one.values(), *(x for name, x in params.items() if not name.startswith("window"))]
-    weight = torch.randn(2, 2, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weight = torch.randn(2, 2, 6, values(rule), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found = torch.autograd.grad((run(strategy, rule, params, one) * weight).sum(), leaves)
     chunk = 3 if strategy.name == "frozen" else 1
     expected = torch.autograd.grad((oracle(rule, params, one, options, chunk) * weight).sum(), leaves)
@@ -295,6 +303,9 @@ def test_refusals_name_their_reason() -> None:
         assert word in answer.reason
     with pytest.raises(CompositionError, match='did you mean "poly2"'):
         omega(features="poly")
+    for wrong in ({"depth": 2}, {"features": "identity"}):
+        with pytest.raises(CompositionError, match=r"residual = true with depth = .* expected an MLP"):
+            atlas(residual=True, **wrong)  # type: ignore[arg-type]
     with pytest.raises(CompositionError, match="window = 0"):
         atlas(window=0)
 

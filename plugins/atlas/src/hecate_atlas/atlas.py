@@ -18,11 +18,12 @@ def atlas(
     rate: str = "outside",
     depth: int = 1,
     expansion: float = 4.0,
+    residual: bool | None = None,
 ) -> WindowRule:
-    """S = momentum S - sum_j window_j grad_j, M = retain M + write NS(S). Source: [2505.23735] Eq. 32-33."""
+    """S = momentum S - sum_j window_j grad_j, M = retain M + write NS(S). Source: [2505.23735] Eq. 32-33; App. E."""
     return WindowRule(
         "atlas",
-        structure=structure_of(depth, expansion),
+        structure=structure_of("atlas", depth, expansion, features, residual),
         gates=gates_of("atlas", window, write=WRITE.narrowed(init=0.1), momentum=MOMENTUM),
         window=window,
         features=features,
