@@ -46,17 +46,3 @@ def share_of(rule: MemoryRule, strategy: Strategy) -> float:
     if isinstance(form, Refused) or form.span is None:
         return 1.0
     return min(1.0, form.span / summed_of(strategy))
-
-
-def ranges_line(rule: MemoryRule, strategy: Strategy) -> str:
-    """`write [0, 0.0125] from 0.00625 (declared to 0.2: 16 tokens take their errors at one memory), retain ...`."""
-    parts = []
-    for name, gate in gates_under(rule, strategy).items():
-        said = f"{name} [{gate.low:.4g}, {gate.high:.4g}] from {gate.init:.4g}"
-        if gate != rule.gates[name]:
-            said += (
-                f" (declared to {rule.gates[name].high:.4g}; "
-                f"{summed_of(strategy)} tokens take their errors at one memory)"
-            )
-        parts.append(said)
-    return ", ".join(parts) or "none"

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from hecate_core.checking.ranges import ranges
 from hecate_core.composing import leveled_memory, rule_of, strategy_of
+from hecate_core.config import make_config
 from hecate_core.errors import CompositionError
 from hecate_core.gates import steady_write
-from hecate_core.strategy_gates import gates_under, ranges_line, share_of
+from hecate_core.strategy_gates import gates_under, share_of
 
 KNOBS = {"structure": "matrix", "bias": "l2", "retention": "scalar", "algorithm": "gd"}
 
@@ -57,13 +59,20 @@ def test_a_level_is_built_with_the_range_that_holds() -> None:
         leveled_memory(8, 2, rule="delta", strategy="frozen", chunk=16, levels=wider)
 
 
-def test_the_range_is_told_with_its_reason() -> None:
-    delta = rule_of("delta")
-    said = ranges_line(delta, strategy_of("frozen", delta, chunk=16))
-    assert "write [0, 0.0625] from 0.03125 (declared to 1; 16 tokens take their errors at one memory)" in said
-    assert "declared to" not in ranges_line(delta, strategy_of("chunkwise", delta))
-    linear = rule_of("linear")
-    assert ranges_line(linear, strategy_of("frozen", linear)) == "none"
+def told(**memory: object) -> list[str]:
+    table = {"model": {"width": 8, "memory": {"rule": "delta", **memory}}}
+    return [one.line for one in ranges(make_config(table))]
+
+
+def test_a_check_tells_the_range_that_holds_and_why() -> None:
+    assert told(strategy="frozen", chunk=16) == [
+        "level 0: retain in [0, 0.9999], starts at 0.98",
+        "level 0: write in [0, 0.0625], starts at 0.03125 (declared to 1; 16 tokens take their errors at one memory)",
+    ]
+    assert told(chunk=16)[1] == "level 0: write in [0, 1], starts at 0.5"
+    levels = [{}, {"gates": {"write": {"high": 0.01}}}]
+    assert told(strategy="frozen", chunk=16, levels=levels)[3].startswith("level 1: write in [0, 0.01], starts at 0.01")
+    assert told(rule="linear") == [] == told(strategy="frozen", rule={"name": "delta", "reach": 9.0})
 
 
 def test_a_fixed_rate_is_refused_where_it_sums_up_too_far_and_taken_where_not() -> None:

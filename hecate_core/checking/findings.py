@@ -12,6 +12,7 @@ from hecate_core.checking.architecture import ARCHITECTURE, ModelCase
 from hecate_core.checking.cells import Row, axes, config_of, covering_rows, tiny
 from hecate_core.checking.dry_run import DRY_RUN, STILL, DryRun
 from hecate_core.checking.memory import Estimate, estimate
+from hecate_core.checking.ranges import Range, ranges
 from hecate_core.checking.validity import OWN, Cell, validity, with_retention
 from hecate_core.composing import rule_of
 from hecate_core.config import Config, Reference
@@ -42,6 +43,7 @@ class Findings:
     impossible: list[dict[str, str]] = attrs.Factory(list)
     unstable: list[dict[str, str]] = attrs.Factory(list)
     estimates: list[Estimate] = attrs.Factory(list)
+    ranges: list[Range] = attrs.Factory(list)
     runs: int = 0
 
     @property
@@ -69,6 +71,7 @@ def check_config(config: Config, *, watch: Watch | None = None) -> Findings:
     memory = config.model.memory
     if memory is not None and memory.rule.name:
         found.cells = list(validity([memory.rule.name]))
+    found.ranges = ranges(config)
     _estimate(config, found, watch)
     return found
 

@@ -75,6 +75,7 @@ def _records(found: "Findings") -> dict[str, object]:
         "impossible": found.impossible,
         "unstable": found.unstable,
         "estimates": [row.record() for row in found.estimates],
+        "ranges": [row.record() for row in found.ranges],
         "unseen": list(UNSEEN),
         "runs": found.runs,
     }
@@ -93,6 +94,9 @@ def _lines(found: "Findings", *, table: bool) -> Iterator[str]:
     yield f"checks: {_counted(check.outcome for check in found.checks)}; dry runs: {found.runs}"
     yield "not seen by a dry run:"
     yield from (f"  {line}" for line in UNSEEN)
+    if found.ranges:
+        yield "gates of the memory:"
+        yield from (f"  {row.line}" for row in found.ranges)
     if found.estimates:
         yield "memory at the real size:"
         yield from (f"  {row.line}" for row in found.estimates)
