@@ -57,15 +57,19 @@ def strategies(rule: MemoryRule, chunks: tuple[int, ...] = (16, 64)) -> Iterator
         yield from (({"name": "tnt", "global_chunk": chunk, "project": False}, chunk) for chunk in chunks)
 
 
-def largest(rule: MemoryRule, strategy: Any, chunk: int, count: int, width: int = WIDTH, start: bool = False) -> Tensor:
-    """`[orders, corners]`: the largest read of `count` tokens, infinite where reads or state are no numbers.
+def widths_for(rule: MemoryRule, width: int) -> Mapping[str, int]:
+    """One head of keys and values `width` wide, half as wide where a rule makes many features of them."""
+    widths = full_widths(rule, {"H": 1, "K": width, "V": width, "M": width})
+    if max(widths.values()) <= 4 * WIDTH:
+        return widths
+    return full_widths(rule, {"H": 1, "K": width // 2, "V": width // 2, "M": width // 2})
 
-    `start` leaves the corners out and keeps the gates at their start.
-    """
+
+def largest(rule: MemoryRule, strategy: Any, chunk: int, count: int, width: int = WIDTH) -> Tensor:
+    """`[orders, corners]`: the largest read of `count` tokens, infinite where reads or state are no numbers."""
     spread = strategy_of(strategy, rule, chunk=chunk)
     shown, gates = presented(rule, spread), gates_under(rule, spread)
-    rows = corners(gates)[: 1 if start else None]
-    widths = full_widths(shown, {"H": 1, "K": width, "V": width, "M": width})
+    rows, widths = corners(gates), widths_for(shown, width)
     params, random = initial_params(shown, widths), torch.Generator().manual_seed(0)
     state, found = spread.init_state(shown, params, len(ORDERS) * len(rows)), torch.zeros(len(ORDERS), len(rows))
     for first in range(0, count, PIECE):
