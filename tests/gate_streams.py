@@ -1,7 +1,7 @@
 """Long texts of keys in every order, at the ends of a rule's gate ranges: how large reads and memory become.
 
 Keys come at random, eight in turn, as one key throughout, and turning by one angle at every token. Every order and
-every corner of the ranges is a row of one batch.
+every corner of the ranges, and gates drawn anew at every token, is a row of one batch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -66,20 +66,24 @@ def widths_for(rule: MemoryRule, width: int) -> Mapping[str, int]:
 
 
 def largest(rule: MemoryRule, strategy: Any, chunk: int, count: int, width: int = WIDTH) -> Tensor:
-    """`[orders, corners]`: the largest read of `count` tokens, infinite where reads or state are no numbers."""
+    """`[orders, corners + 1]`: the largest read of `count` tokens, infinite where reads or state are no numbers.
+
+    First the gates at their start, then all corners, last gates that are drawn anew at every token.
+    """
     spread = strategy_of(strategy, rule, chunk=chunk)
     shown, gates = presented(rule, spread), gates_under(rule, spread)
     rows, widths = corners(gates), widths_for(shown, width)
+    each = len(rows) + 1
     params, random = initial_params(shown, widths), torch.Generator().manual_seed(0)
-    state, found = spread.init_state(shown, params, len(ORDERS) * len(rows)), torch.zeros(len(ORDERS), len(rows))
+    state, found = spread.init_state(shown, params, len(ORDERS) * each), torch.zeros(len(ORDERS), each)
     for first in range(0, count, PIECE):
         size = min(PIECE, count - first)
         tokens = _tokens(shown, widths, first, size, random, rows, gates)
         with torch.no_grad():
             y, state = spread(shown, params, tokens, state)
-        found = torch.maximum(found, _size(y, len(rows)))
+        found = torch.maximum(found, _size(y, each))
         for one in state.flat().values():
-            found = torch.where(torch.isfinite(_size(one, len(rows))), found, float("inf"))
+            found = torch.where(torch.isfinite(_size(one, each)), found, float("inf"))
         if not bool(torch.isfinite(found).all()):
             break
     return found
@@ -94,7 +98,7 @@ def _tokens(
     rows: list[tuple[float, ...]],
     gates: Mapping[str, Gate],
 ) -> Tokens:
-    """Inputs of all orders, each at all corners; queries are the keys themselves."""
+    """Inputs of all orders, each at all corners and with gates drawn at random; queries are the keys themselves."""
     made = {}
     for name, letter in rule.inputs.items():
         if name in AS_KEYS:
@@ -104,12 +108,14 @@ def _tokens(
     made["q"] = made.get("k", made.get("x", made["q"]))
     if "x" in made:
         made["x"] = made["x"] * widths[rule.inputs["x"]] ** 0.5
-    tokens = Tokens.of({name: one.repeat_interleave(len(rows), 0) for name, one in made.items()})
+    tokens = Tokens.of({name: one.repeat_interleave(len(rows) + 1, 0) for name, one in made.items()})
     for name, values in zip(gates, zip(*rows, strict=True), strict=True):
         letter = gates[name].width
         shape = (-1, 1, count) if letter is None else (-1, 1, count, widths[letter])
-        each = torch.tensor(values).repeat(len(ORDERS)).view(-1, *[1] * (len(shape) - 1))
-        tokens = tokens.replace(**{name: each.expand(shape)})
+        each = torch.tensor([*values, 0.0]).repeat(len(ORDERS)).view(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
+        drawn = torch.rand(each[:1].shape, generator=random)
+        each[len(values) :: len(values) + 1] = gates[name].low + (gates[name].high - gates[name].low) * drawn
+        tokens = tokens.replace(**{name: each})
     return tokens
 
 
