@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from content import content_id
 
-from hecate_core.strategy_gates import gates_under
 from hecate_core.composing import presented, rule_of, strategy_of
 from hecate_core.forms import Affine, Linearised, Refused
 from hecate_core.gates import Gate
@@ -29,6 +28,7 @@ from hecate_core.parameters import initial_params
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, Tokens
 from hecate_core.registry import registry
+from hecate_core.strategy_gates import gates_under
 from hecate_core.widths import full_widths
 
 HERE = Path(__file__).parent

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hecate_core.strategy_gates import gates_under
 from hecate_core.composing import rule_of, strategy_of
 from hecate_core.registry import registry
+from hecate_core.strategy_gates import gates_under
 
 from .gate_streams import strategies
 
