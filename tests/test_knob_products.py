@@ -34,6 +34,7 @@ GRADIENT = 1e-8  # float64: analytical against twice autograd
 AWAY = 1e-4  # from points where a loss or a threshold has no second derivative; differences step 1e-5
 LARGE = 100.0  # a draw whose memory runs away says nothing about the last digits
 STEP = 0.2  # of the write range: three tokens of an l_p loss stay of order 1
+LEAST_WRITE = 0.5  # end of the range at least: steps that differences can see
 LEAST = 13_000  # rules, with what is registered today; fewer is a fault of this file or of the derived validity
 PARTS = 6  # of the covering set
 
@@ -54,7 +55,8 @@ class Case:
         calm = 0.5 ** (seed // 15)  # where draw after draw runs away
         changes = {"v": calm * tokens.v}
         if "write" in tokens:
-            changes["write"] = STEP * tokens.write
+            high = rule.gates["write"].high
+            changes["write"] = STEP * max(1.0, LEAST_WRITE / high) * tokens.write
         if "threshold" in tokens:  # below and above the errors that occur
             changes["threshold"] = 0.15 * tokens.threshold
         self.tokens: Tokens = tokens.replace(**changes)
