@@ -66,11 +66,12 @@ def memory(
     made = rule_of(rule)
     given = {name: one for name, one in {"q": q, "k": k, "v": v, **inputs}.items() if one is not None}
     gates = {} if gates is None else gates
+    packed = None if cu_seqlens is None else Packed.of(cu_seqlens, q)
+    if packed is not None:
+        demand_exact(made, strategy_of(strategy, made, chunk=chunk_size, backend=backend))
     check_inputs(made, given, gates)
     _check_options(made, chunk_size, given, gates, state, params)
-    if cu_seqlens is not None:
-        packed = Packed.of(cu_seqlens, q)
-        demand_exact(made, strategy_of(strategy, made, chunk=chunk_size, backend=backend))
+    if packed is not None:
         y, after = memory(
             **packed.every(given),
             rule=made,

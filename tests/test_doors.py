@@ -164,6 +164,7 @@ def wrong_params(**params: Any) -> Any:
         (lambda: of_titans(write_mask=[True]), "write_mask is a list; expected a bool tensor [B, T] = [2, 9]"),
         (lambda: of_titans(starts=[True]), "starts is a list; expected a bool tensor [B, T] = [2, 9]"),
         (lambda: of_titans(cu_seqlens=[0, 9]), "cu_seqlens is a list; expected an int32 or int64 tensor [N + 1]"),
+        (lambda: of_titans(q=[1.0], cu_seqlens=torch.tensor([0, 9])), "cu_seqlens: q is no tensor [1, H, T, K]; exp"),
         (lambda: of_titans(chunk_size=4.0), "chunk_size = 4.0; expected an integer >= 1"),
     ],
 )  # fmt: skip

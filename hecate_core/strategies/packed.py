@@ -34,6 +34,8 @@ class Packed:
         """
         if not isinstance(cu_seqlens, Tensor):
             raise InputError(f"cu_seqlens is a {type(cu_seqlens).__name__}; expected an int32 or int64 tensor [N + 1]")
+        if not isinstance(like, Tensor) or like.dim() != 4:
+            raise InputError("cu_seqlens: q is no tensor [1, H, T, K]; expected the packed sequences in one row")
         total = like.shape[2]
         if like.shape[0] != 1:
             raise InputError(
