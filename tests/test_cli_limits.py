@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hecate_core.checking.memory import estimate
 from hecate_core.cli.main import run
+from hecate_core.config import make_config
+from hecate_core.errors import InputError
 
 from .test_cli_build import TINY, folder, said  # noqa: F401 -- a fixture
 
@@ -56,6 +59,12 @@ def test_a_build_that_cannot_be_leaves_no_folder(
     assert (status, out, len(err)) == (2, "", 1), err
     assert line in err[0]
     assert not Path("made").exists()
+
+
+def test_an_estimate_counts_blocks_before_it_makes_them() -> None:
+    """On the meta device numbers cost nothing, and a hundred million blocks of Python do."""
+    with pytest.raises(InputError, match=r"model\.depth = 99999999: the model needs at least 3,052 GiB"):
+        estimate(make_config({"model": {"depth": 99999999}}))
 
 
 def test_an_empty_out_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
