@@ -25,9 +25,9 @@ def keys() -> torch.Tensor:
     return torch.stack(rows).unsqueeze(1)
 
 
-def largest_read(write: float, momentum: float) -> float:
-    """Over all rows of keys, almost nothing forgotten."""
-    k = keys()
+def largest_read(write: float, momentum: float, rows: int | None = None) -> float:
+    """Over the first rows of keys (None: all), almost nothing forgotten."""
+    k = keys()[:rows]
     v = torch.randn(1, 1, COUNT, WIDTH, generator=torch.Generator().manual_seed(1)).expand(len(k), -1, -1, -1)
     given = {"write": write, "momentum": momentum, "retain": 0.9999}
     gates = {name: torch.full((len(k), 1, COUNT), value) for name, value in given.items()}
@@ -41,6 +41,17 @@ def test_every_corner_that_may_be_declared_stays_bounded(write: float, momentum:
     assert rule.gates["write"].high == write
     assert rule.gates["momentum"].low < rule.gates["momentum"].init < rule.gates["momentum"].high == momentum
     assert largest_read(write, momentum) < 1e2
+
+
+def test_longer_momenta_are_for_keys_without_order() -> None:
+    """What is asked for by name: bounded on random keys, not on keys that turn."""
+    gates = titans(largest_momentum=0.9, keys="unordered").gates
+    assert (gates["write"].high, gates["momentum"].high, gates["momentum"].init) == pytest.approx((0.2, 0.9, 0.8))
+    assert largest_read(0.2, 0.9, rows=3) < 1e3 < 1e4 < largest_read(0.2, 0.9)
+    with pytest.raises(CompositionError, match="may diverge; expected at most 0.2 for keys"):
+        titans(largest_write=0.21, largest_momentum=0.9, keys="unordered")
+    with pytest.raises(CompositionError, match='keys = "random"; expected "any"'):
+        titans(keys="random")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("write", "momentum"), [(0.2, 0.9), (0.1, 0.8), (1.0, 0.5)])
