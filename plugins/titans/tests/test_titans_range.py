@@ -48,7 +48,7 @@ def test_longer_momenta_are_for_keys_without_order() -> None:
     gates = titans(largest_momentum=0.9, keys="unordered").gates
     assert (gates["write"].high, gates["momentum"].high, gates["momentum"].init) == pytest.approx((0.2, 0.9, 0.8))
     assert largest_read(0.2, 0.9, rows=3) < 1e3 < 1e4 < largest_read(0.2, 0.9)
-    with pytest.raises(CompositionError, match="may diverge; expected at most 0.2 for keys"):
+    with pytest.raises(CompositionError, match=r"may diverge; expected at most 0\.2 for keys"):
         titans(largest_write=0.21, largest_momentum=0.9, keys="unordered")
     with pytest.raises(CompositionError, match='keys = "random"; expected "any"'):
         titans(keys="random")  # type: ignore[arg-type]
