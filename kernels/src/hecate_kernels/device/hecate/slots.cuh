@@ -3,9 +3,13 @@
 //
 // Sums over a slot's entries stay inside a warp; sums over slots go through shared memory and a barrier.
 // Compile-time constants: SLOTS, WIDTH (entries of a slot), PER_WARP (slots of a warp, a power of two up to 32),
-// THREADS (32 per warp), CHUNK (tokens staged at once), FAR and ELEMENT (float or bf16). What lies beyond SLOTS and
-// WIDTH is zero in registers and shared memory and is never stored.
+// THREADS (32 per warp), CHUNK (tokens staged at once), FAR (0 by itself) and ELEMENT (float or bf16). What lies beyond
+// SLOTS and WIDTH is zero in registers and shared memory and is never stored.
 #pragma once
+
+#ifndef FAR
+#define FAR 0
+#endif
 
 using E = ELEMENT;
 
@@ -35,7 +39,7 @@ struct Slots {
 #else
 struct Slots {
     float at[each][deep];
-    __device__ __forceinline__ explicit Slots(float*) {}
+    __device__ __forceinline__ explicit Slots(float* = nullptr) {}
 };
 #endif
 
