@@ -32,6 +32,8 @@ def share(rule: object, strategy: object, chunk: int = 64) -> float:
         ("titans-deep", "frozen", 8, 1.0),
         ("titans-deep", "frozen", 64, 1 / 8),
         ("yaad", "frozen", 16, 1.0),
+        ("trellis", "frozen", 8, 1.0),
+        ("trellis", "frozen", 64, 1 / 8),
         ("yaad", "frozen", 64, 1 / 4),
         ("hebbian", "frozen", 64, 1.0),  # its steps do not follow what it answers
         ("linear", {"name": "tnt"}, 64, 1.0),

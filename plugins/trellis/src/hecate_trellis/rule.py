@@ -80,7 +80,7 @@ class Trellis:
         self._out = self._phi if out == "phi" else MAPS["identity"]
         write = RATES[rate].narrowed(**LINEAR) if phi == "identity" and rate == "normalised" else RATES[rate]
         self.gates: Mapping[str, Gate] = {"retain": RETAIN, "write": write}
-        self._span = 16 if phi == "identity" else 64  # tokens of a chunk for which these ranges were measured
+        self._span = 16 if phi == "identity" else 8  # tokens of a chunk for which these ranges were measured
         self._normalised = rate == "normalised"
         first: Any = {"start": 1.0} if start == "noise" else {"start": "zeros", "learned": False}
         self.params: Mapping[str, Param] = {
