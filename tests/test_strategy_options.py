@@ -19,7 +19,7 @@ from hecate_core.registry import registry
 from hecate_core.testing import check_strategy
 
 LINKED = {"structure": "matrix", "bias": "l2", "retention": "sigmoid", "algorithm": "gd"}
-COUNTS = (0, 1, 3, 16)  # tokens
+COUNTS = (0, 1, 2, 5)  # tokens, or a stage
 LISTS = ([], [1], [4], [16], [2, 4])  # tokens
 GIVEN = ("pair", "step_pair", "link_pair")  # implementations, which the backend chooses
 BESIDE: dict[tuple[str, str], dict[str, Any]] = {

@@ -38,6 +38,9 @@ CHAINS: list[dict[str, Any]] = [
 # The simplest value of the axes whose first value may be special: reasons of refusals are told beside these.
 PLAIN = {"structure": "matrix", "bias": "l2", "retention": "scalar", "algorithm": "gd", "strategy": "sequential"}
 
+# The axes that decide whether a row is possible; the others go with everything.
+BOUND = (*PLAIN, "levels")
+
 Row = dict[str, Any]
 """A value for every axis."""
 
@@ -115,8 +118,8 @@ def tiny_corpus(vocab: int, count: int = 1024) -> Corpus:
     return Corpus("tiny", text, (0,), (text[:64],), "0" * 64)
 
 
-def variants(kind: str) -> list[Any]:
-    """Every registered component of a kind, and each choice of its options that are Literal or bool."""
+def variants(kind: str, *, words: bool = True) -> list[Any]:
+    """Every registered component of a kind, and each choice of its options that are bool or, with `words`, Literal."""
     found: list[Any] = []
     for name in registry().names(kind):
         found.append(name)
@@ -124,7 +127,9 @@ def variants(kind: str) -> list[Any]:
             factory = registry().component(kind, name)
         except HecateError:
             continue  # the kit tells about it
-        found += [{"name": name, option: value} for option, value in _choices(factory)]
+        found += [
+            {"name": name, option: value} for option, value in _choices(factory) if words or isinstance(value, bool)
+        ]
     return found
 
 
@@ -148,7 +153,7 @@ def axes() -> dict[str, list[Any]]:
         "bias": variants("bias"),
         "retention": variants("retention"),
         "algorithm": variants("algorithm"),
-        "strategy": variants("strategy"),
+        "strategy": variants("strategy", words=False),  # how the same work is read or linked: see `worded`
         "composition": variants("composition"),
         "levels": [
             [{}],
@@ -166,6 +171,22 @@ def axes() -> dict[str, list[Any]]:
         "wall": [True, False],
         "accumulate": [1, 2],
     }
+
+
+def worded() -> tuple[list[Any], list[dict[str, Any]]]:
+    """Strategies with each word they may be given, and rules to try them with: the plainest, and one with a link."""
+    plain = {name: PLAIN[name] for name in ("structure", "bias", "retention", "algorithm")}
+    linked = [{**plain, "retention": name} for name in registry().names("retention") if _links(name)]
+    bare = variants("strategy", words=False)
+    return [one for one in variants("strategy") if one not in bare], [plain, *linked[:1]]
+
+
+def _links(retention: str) -> bool:
+    """Whether a retention has a link; not so one that cannot be made, of which the kit tells."""
+    try:
+        return registry().create("retention", retention).link is not None
+    except HecateError:
+        return False
 
 
 def config_of(row: Mapping[str, Any]) -> Config:
@@ -275,11 +296,31 @@ def _completed(
     for attempt in range(TRIES):
         if best is not None and attempt >= TRIES // 4:
             break
-        chosen = {name: fixed.get(name, draw.randrange(len(values))) for name, values in given.items()}
+        bound = {name: given[name] for name in given if name in BOUND and name not in fixed}
+        drawn = fixed | {name: draw.randrange(len(values)) for name, values in bound.items()}
+        chosen = _dense(drawn, given, left, draw)
         count = sum(one in left for one in _pairs_of(chosen))
         if count > most and impossible({name: given[name][index] for name, index in chosen.items()}) is None:
             best, most = chosen, count
     return best, reason or ""
+
+
+def _dense(
+    fixed: Mapping[str, int], given: Mapping[str, Sequence[Any]], left: Mapping[Any, None], draw: random.Random
+) -> dict[str, int]:
+    """Axis by axis, in a random order, the value that holds most pairs that are left with those chosen before it."""
+    place, chosen = {name: index for index, name in enumerate(given)}, dict(fixed)
+    for name in draw.sample([one for one in given if one not in fixed], len(given) - len(fixed)):
+        counts = []
+        for value in range(len(given[name])):
+            pairs = (
+                (name, value, other, index) if place[name] < place[other] else (other, index, name, value)
+                for other, index in chosen.items()
+            )
+            counts.append(sum(pair in left for pair in pairs))
+        most = max(counts)
+        chosen[name] = draw.choice([value for value, count in enumerate(counts) if count == most])
+    return {name: chosen[name] for name in given}
 
 
 def _pairs_of(chosen: Mapping[str, int]) -> Iterator[tuple[Any, ...]]:

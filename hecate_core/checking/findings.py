@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from hecate_core.checking.architecture import ARCHITECTURE, ModelCase
-from hecate_core.checking.cells import Row, axes, config_of, covering_rows, tiny
+from hecate_core.checking.cells import Row, axes, config_of, covering_rows, tiny, worded
 from hecate_core.checking.dry_run import DRY_RUN, STILL, DryRun
 from hecate_core.checking.memory import Estimate, estimate
 from hecate_core.checking.ranges import Range, ranges
@@ -18,6 +18,7 @@ from hecate_core.composing import rule_of
 from hecate_core.config import Config, Reference
 from hecate_core.errors import HecateError, InputError, nearest
 from hecate_core.registry import registry
+from hecate_core.testing import check_strategy
 from hecate_core.testing.engine import Check
 from hecate_core.testing.everything import check_member, check_registered, members
 
@@ -108,6 +109,9 @@ def check_all(*, exhaustive: bool = False, watch: Watch | None = None) -> Findin
     """The kit over every member, every pair of settings and every rule x strategy; `exhaustive`: every valid cell."""
     found = Findings()
     found.add(check_registered(), watch)
+    strategies, rules = worded()
+    for strategy in strategies:
+        found.add(check_strategy(strategy, rules=rules), watch)
     rows, refused = covering_rows()
     found.impossible = [_pair(key, reason) for key, reason in refused.items()]
     for row in rows:

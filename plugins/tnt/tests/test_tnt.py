@@ -329,7 +329,7 @@ REFUSED = [
     (tnt(local_chunks=[8], shards=[12]), "tnt: shards = [12]; expected multiples of the local chunks [8]"),
     (tnt(local_chunks=[2, 4], shards=[8, 8, 8]), "expected one for all 2 local memories, or one each"),
     (tnt(reduce="none"), 'reduce = "none"; expected one of "sum", "mean"'),
-    (tnt(stage=3), "stage = 3; expected one of 1, 2"),
+    (tnt(stage=3), "tnt: stage = 3; expected 1"),
     (tnt(stage=2, fine_chunks=[16]), "tnt: fine_chunks = [16]; expected one for each of [8], none larger"),
     (tnt(local_chunk=[8]), 'unknown option "local_chunk"; did you mean "local_chunks"?'),
     (tnt(link="never"), 'link = "never"; expected one of "token", "chunk"'),

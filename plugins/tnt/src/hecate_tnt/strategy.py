@@ -53,7 +53,7 @@ class TNT:
         local_chunks: tuple[int, ...] = (8,),
         shards: tuple[int, ...] = (64,),
         project: bool = True,
-        stage: Literal[1, 2] = 1,
+        stage: int = 1,
         fine_chunks: tuple[int, ...] = (1,),
         detach: bool = False,
         link: Literal["token", "chunk"] = "token",
