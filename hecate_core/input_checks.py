@@ -155,10 +155,9 @@ def check_marks(name: str, marks: Any, batch: int, count: int, device: torch.dev
         return
     if not isinstance(marks, Tensor):
         raise InputError(f"{name} is a {type(marks).__name__}; expected a bool tensor [B, T] = [{batch}, {count}]")
-    if marks.shape != (batch, count):
-        raise InputError(f"{name} is {list(marks.shape)}; expected [B, T] = [{batch}, {count}]")
-    if marks.dtype != torch.bool:
-        raise InputError(f"{name} is {marks.dtype}; expected torch.bool, True for a token that is marked")
+    if marks.shape != (batch, count) or marks.dtype != torch.bool:
+        what = f"{marks.dtype} {list(marks.shape)}"
+        raise InputError(f"{name} is {what}; expected bool [B, T] = [{batch}, {count}]")
     _check_device(name, marks, device, "as the tokens")
 
 

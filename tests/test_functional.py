@@ -41,7 +41,10 @@ def with_value(name: str, value: float) -> Any:
         ({"k": torch.zeros(2, 2, 9, 6)}, "k has width 6; expected K = 5"),
         ({"keys": torch.zeros(2, 2, 9, 6)}, 'unknown input "keys"'),
         ({"params": {"matrx": torch.zeros(2, 4, 5)}}, 'unknown parameter "matrx"; did you mean "matrix"?'),
-        ({"write_mask": torch.ones(2, 8, dtype=torch.bool)}, "write_mask is [2, 8]; expected [B, T] = [2, 9]"),
+        (
+            {"write_mask": torch.ones(2, 8, dtype=torch.bool)},
+            "write_mask is torch.bool [2, 8]; expected bool [B, T] = [2, 9]",
+        ),
     ],
 )
 def test_refusals_are_one_line(changes: dict[str, Any], line: str) -> None:
@@ -91,7 +94,7 @@ def of_state(change: Any) -> Any:
         (lambda: call(q=torch.ones(2, 2, 9, 5, dtype=torch.int64)), "q is torch.int64; expected a tensor of float32, "),
         (lambda: call(k=torch.ones(2, 2, 9, 5, dtype=torch.complex64)), "k is torch.complex64; expected a tensor"),
         (lambda: call(gates={"retain": 0.9, "write": 0.1, "momentum": 0.5}), "retain is float; expected a tensor"),
-        (lambda: call(write_mask=torch.ones(2, 9)), "write_mask is torch.float32; expected torch.bool"),
+        (lambda: call(write_mask=torch.ones(2, 9)), "write_mask is torch.float32 [2, 9]; expected bool [B"),
         (lambda: of_state(lambda state: state.map(lambda one: one * float("nan"))), "state: memory.matrix holds NaN"),
         (lambda: of_state(lambda state: state.map(torch.Tensor.bfloat16)), "is torch.bfloat16; expected float32 or"),
         (lambda: of_state(lambda state: state.flat()), "state is a dict; expected the State"),
