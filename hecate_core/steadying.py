@@ -12,6 +12,8 @@ from hecate_core.gates import Gate, steady_write
 from hecate_core.protocols import Algorithm, AttentionalBias, Retention, Structure
 from hecate_core.records import Tokens
 
+HERE = "cpu"  # probes are numbers, also where a rule is made on no device
+
 LONGEST = 0.6  # of momenta over errors: steps may then reach 0.2, by steady_write
 ERRORS = (1.0, 2.0, 4.0, 8.0)  # lengths of errors that are to be expected of values of unit variance
 NETWORK = 20.0  # how much steeper than a matrix a network answers a change of its weights: measured
@@ -26,22 +28,22 @@ def steepness(bias: AttentionalBias) -> float:
     """The largest ratio of a cotangent to its error, over errors of the lengths `ERRORS`; 0 where none follows it."""
     if bias.affine is not None:
         return abs(bias.affine[0])
-    values = torch.zeros(1, 1, len(ERRORS), 4)
+    values = torch.zeros(1, 1, len(ERRORS), 4, device=HERE)
     predictions = values.clone()
-    predictions[..., 0] = torch.tensor(ERRORS)
-    gates = {name: torch.full((1, 1, len(ERRORS)), gate.high) for name, gate in bias.gates.items()}
+    predictions[..., 0] = torch.tensor(ERRORS, device=HERE)
+    gates = {name: torch.full((1, 1, len(ERRORS)), gate.high, device=HERE) for name, gate in bias.gates.items()}
     tokens = Tokens.of({"v": values, **gates})
     with torch.no_grad():
         moved = bias.cotangent(predictions, values, tokens) - bias.cotangent(values, values, tokens)
-    return float((torch.linalg.vector_norm(moved, dim=-1) / torch.tensor(ERRORS)).max())
+    return float((torch.linalg.vector_norm(moved, dim=-1) / torch.tensor(ERRORS, device=HERE)).max())
 
 
 def answers(retention: Retention) -> list[float]:
     """The weights of stored evidence of the lengths `ERRORS` that stands alone in its matrix."""
     if retention.link is None:
         return list(ERRORS)
-    stored = torch.zeros(len(ERRORS), 1, 4, 4)
-    stored[..., 0, 0] = torch.tensor(ERRORS).view(-1, 1)
+    stored = torch.zeros(len(ERRORS), 1, 4, 4, device=HERE)
+    stored[..., 0, 0] = torch.tensor(ERRORS, device=HERE).view(-1, 1)
     with torch.no_grad():
         moved = retention.link(stored) - retention.link(torch.zeros_like(stored))
     return [float(one) for one in moved.abs().amax((-2, -1)).squeeze(-1)]

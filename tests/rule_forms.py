@@ -9,7 +9,7 @@ FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "delta": [{"at": "raw"}, {"learn_start": True}],
     "kda": [{"learn_start": True}],
     "dgd": [{"bias": "l2"}, {"bias": "huber"}, {"erase": "gate"}, {"bias": "l2", "erase": "gate", "learn_start": True}],
-    "titans": [{"learn_start": True}],
+    "titans": [{"learn_start": True}, {"keys": "unordered", "largest_momentum": 0.9}],
     "titans-deep": [
         {"depth": 1},
         {"depth": 3},

@@ -51,7 +51,9 @@ def sides(rule: str, *backends: str) -> dict[str, list[str]]:
     """Backends by strategy, in the order of the rows."""
     made: dict[str, list[str]] = {}
     for row in bench(tiny(rules=(rule,), backends=backends))["rows"]:
-        assert "reason" not in row, row
+        if "reason" in row:  # kernels that do not hold a chunk so long say so, and are no side
+            assert "use a shorter chunk or backend" in row["reason"], row
+            continue
         made.setdefault(row["strategy"], []).append(row["backend"])
     return made
 
@@ -65,7 +67,8 @@ def test_every_strategy_with_a_pair_is_timed_beside_the_same_one_in_plain_torch(
     assert sides("lattice", "reference", "host") == {"frozen": ["reference"], "sequential": both}
     assert sides("kda", "reference", "host") == {"chunkwise": both}
     for rule in registry().names("rule"):
-        assert set(sides(rule, "host")) == paired(rule, "host"), rule
+        served = {strategy for strategy, backends in sides(rule, "host").items() if "host" in backends}
+        assert served == paired(rule, "host"), rule
 
 
 def paired(rule: str, backend: str) -> set[str]:

@@ -98,3 +98,12 @@ def test_a_strangers_bias_is_measured_and_not_asked() -> None:
 def test_a_named_range_is_taken_as_it_is() -> None:
     knobs = {"structure": "matrix", "bias": "lp", "retention": "scalar", "algorithm": "gd"}
     assert rule_of({**knobs, "narrow": {"write": {"high": 0.5}}}).gates["write"].high == 0.5
+
+
+def test_ranges_are_probed_where_nothing_is_allocated() -> None:
+    """A sweep composes every cell on no device first."""
+    knobs = {"structure": "mlp", "bias": "huber", "retention": "lq", "algorithm": "momentum"}
+    rules = [{"name": name} for name in registry().names("rule")]
+    with torch.device("meta"):
+        made = [rule_of(one).gates for one in (*rules, knobs)]
+    assert made == [rule_of(one).gates for one in (*rules, knobs)]

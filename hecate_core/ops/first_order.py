@@ -16,7 +16,7 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(backward)
     def run(ctx: Any, *adjoints: Any) -> Any:
-        device = next(one.device.type for one in adjoints if one is not None)
+        device = next((one.device.type for one in adjoints if one is not None), "cpu")  # all may be undefined
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return backward(ctx, *adjoints)
         with torch.autocast(device, enabled=False):

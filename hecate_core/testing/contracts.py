@@ -47,7 +47,11 @@ def _contract(name: str, spec: str) -> dict[str, Any]:
         raise Unasked("not registered, so no package of its own carries a specification") from None
     if component.name != name:
         raise Unasked("registered under another name")
+    if not spec:
+        raise Unasked("it names no specification")
     page = Path(str(resources.files(component.target.split(".")[0].split(":")[0]))) / "specs" / spec
+    if not page.exists():
+        raise Unasked(f"no {spec} in the package's specs/")  # whether there has to be one is the linter's question
     try:
         found = _CONTRACT.findall(page.read_text(encoding="utf-8"))
         contract = tomllib.loads(found[0]) if len(found) == 1 else None
