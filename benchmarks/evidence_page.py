@@ -42,7 +42,7 @@ KEPT_FOR: dict[str, tuple[str, Callable[[Scores], bool]]] = {
     ),
     "mqar": (
         "Recall of 8 pairs among 512 ids: attention and the delta rule reach at least 0.95, its gated form and Titans "
-        "within 0.03 of it; a memory that is never written knows nothing.",
+        "(with the momentum of keys without order) within 0.03 of it; a memory that is never written knows nothing.",
         lambda s: (
             min(s["attention"]) >= 0.95
             and min(s["delta"]) >= 0.95
@@ -51,11 +51,15 @@ KEPT_FOR: dict[str, tuple[str, Callable[[Scores], bool]]] = {
         ),
     ),
     "passkey": (
-        "A digit said 40 tokens back, two layers of a window of 16: the memory finds it, the window alone does not.",
+        "A digit said 40 tokens back, two layers of a window of 16: the memory (Titans, with the momentum of keys "
+        "without order) finds it, the window alone does not.",
         lambda s: min(s["titans"]) >= 0.95 and max(s["window-alone"]) < 0.3 and max(s["writes-off"]) < 0.3,
     ),
     "rules-exact": ("Rules with an exact chunk form against their twins that are never written.", twins_fail),
-    "rules-window": ("Rules that look back over a window, against their twins that are never written.", twins_fail),
+    "rules-window": (
+        "Atlas over a window of two tokens, frozen over 8, against its twin that is never written.",
+        twins_fail,
+    ),
     "rules-frozen": (
         "Rules with inner gradients frozen over 8 tokens, against their twins that are never written.",
         twins_fail,
