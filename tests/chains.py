@@ -1,10 +1,12 @@
 """Tiny models whose blocks have a chain of MLPs, for tests of what learns as it reads."""
 
+import copy
 from typing import Any, cast
 
 import torch
 
 from hecate_core.blueprint import compose
+from hecate_core.building import Build
 from hecate_core.cms import CMS, ChainMLP
 from hecate_core.config import make_config
 from hecate_core.model import Block, LanguageModel
@@ -46,3 +48,13 @@ def logits_of(model: LanguageModel, ids: Tensor, state: State | None = None) -> 
     with torch.no_grad():
         y: Tensor = model(ids, model.init_state(len(ids)) if state is None else state)[0]
     return y
+
+
+def demand_same_when_resumed(unbroken: Build, fresh: Build) -> None:
+    """What `unbroken` would save now, restored into a fresh build, goes on bit for bit: losses, then every tensor."""
+    parts, meta = unbroken.parts()
+    saved = {part: {name: one.clone() for name, one in tensors.items()} for part, tensors in parts.items()}
+    fresh.restore(saved, copy.deepcopy(meta))
+    assert [unbroken.step()["loss"] for _ in range(5)] == [fresh.step()["loss"] for _ in range(5)]
+    one, two = unbroken.parts()[0], fresh.parts()[0]
+    assert all(torch.equal(one[part][name], two[part][name]) for part in one for name in one[part])

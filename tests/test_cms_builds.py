@@ -19,7 +19,7 @@ from hecate_core.observing import observe
 from hecate_core.records import State
 from hecate_core.shapes import Tensor
 
-from .chains import GRAIN, VOCAB, level_of, model_of, table
+from .chains import GRAIN, VOCAB, demand_same_when_resumed, level_of, model_of, table
 
 
 def build_of(**run: Any) -> Build:
@@ -34,13 +34,7 @@ def test_a_build_resumes_inside_a_period_bit_for_bit() -> None:
     pending = unbroken.state.block0.channel.level1.pending
     assert pending.position == GRAIN
     assert float(pending.up.abs().max()) > 0.0
-    parts, meta = unbroken.parts()
-    saved = {part: {name: one.clone() for name, one in tensors.items()} for part, tensors in parts.items()}
-    resumed = build_of()
-    resumed.restore(saved, copy.deepcopy(meta))
-    assert [unbroken.step()["loss"] for _ in range(5)] == [resumed.step()["loss"] for _ in range(5)]
-    one, two = unbroken.parts()[0], resumed.parts()[0]
-    assert all(torch.equal(one[part][name], two[part][name]) for part in one for name in one[part])
+    demand_same_when_resumed(unbroken, build_of())
 
 
 def test_the_build_learns_as_observe_does_with_and_without_the_wall() -> None:

@@ -20,7 +20,7 @@ from hecate_core.optimizers.owners import level_of_parameters
 from hecate_core.records import State
 from hecate_core.shapes import Tensor
 
-from .chains import GRAIN, VOCAB, level_of, model_of, table, text
+from .chains import GRAIN, VOCAB, demand_same_when_resumed, level_of, model_of, table, text
 
 CLOSE = 1e-12  # float64: the same sums in another order
 PERIOD = 2 * GRAIN
@@ -180,13 +180,7 @@ def test_a_build_moves_the_gates_and_resumes_inside_a_period_bit_for_bit() -> No
     assert {level_of_parameters(unbroken.model)[name] for name in names} == {2}  # memory, fast, this one
     for _ in range(4):
         assert unbroken.step()["loss"] == bare.step()["loss"]
-    parts, meta = unbroken.parts()
-    saved = {part: {name: one.clone() for name, one in tensors.items()} for part, tensors in parts.items()}
-    resumed = build_of()
-    resumed.restore(saved, copy.deepcopy(meta))
-    assert [unbroken.step()["loss"] for _ in range(5)] == [resumed.step()["loss"] for _ in range(5)]
-    one, two = unbroken.parts()[0], resumed.parts()[0]
-    assert all(torch.equal(one[part][name], two[part][name]) for part in one for name in one[part])
+    demand_same_when_resumed(unbroken, build_of())
     now = unbroken.model.state_dict()
     assert all(bool((now[name] != (1.0 if name.endswith("bias") else 0.0)).any()) for name in names)
 

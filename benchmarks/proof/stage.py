@@ -8,7 +8,7 @@ from typing import NamedTuple
 import attrs
 import torch
 from hecate_kernels.launch import launcher
-from hecate_kernels.pair import Argument, InOut, Kernel, Launcher, Out
+from hecate_kernels.pair import Argument, Dim3, InOut, Kernel, Launcher, Out
 from hecate_kernels.storage import poison
 from torch import Tensor
 
@@ -88,14 +88,7 @@ class Moving:
         """What the device gives one block."""
         return self._inner.shared_limit(torch.empty(0, device=self._device))
 
-    def launch(
-        self,
-        kernel: Kernel,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        arguments: list[Argument],
-        shared_bytes: int = 0,
-    ) -> None:
+    def launch(self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: list[Argument], shared_bytes: int = 0) -> None:
         """See `Launcher.launch`."""
         moved: list[Argument] = []
         back: list[tuple[Tensor, Tensor]] = []

@@ -13,7 +13,7 @@ from hecate_kernels.failure import BackendMissingError, KernelError
 from hecate_kernels.finding import find_pairs
 from hecate_kernels.host import HostLauncher
 from hecate_kernels.nvrtc import ARCHITECTURES, require_compiler
-from hecate_kernels.pair import SHARED_LIMITS, Argument, Budget, CheckedPair, Kernel, Trial
+from hecate_kernels.pair import SHARED_LIMITS, Argument, Budget, CheckedPair, Dim3, Kernel, Trial
 from hecate_kernels.resources import compile_report, demand_compiled, over_budget
 from hecate_kernels.trials import missing
 
@@ -69,12 +69,7 @@ class Stingy(HostLauncher):
     refused = 0
 
     def launch(
-        self,
-        kernel: Kernel,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        arguments: Sequence[Argument],
-        shared_bytes: int = 0,
+        self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: Sequence[Argument], shared_bytes: int = 0
     ) -> None:
         if shared_bytes and 0 not in grid:
             with pytest.raises(KernelError, match="of dynamic shared memory; the launch gives"):

@@ -8,7 +8,7 @@ import torch
 from hecate_kernels import child
 from hecate_kernels.failure import KernelError
 from hecate_kernels.host import HostLauncher, ProgramLauncher
-from hecate_kernels.pair import InOut, Kernel
+from hecate_kernels.pair import Dim3, InOut, Kernel
 
 SOURCE = Path(__file__).with_name("offences.cu")
 OFFENCES = [  # number, the check that finds it, the mark of its line, the message
@@ -82,11 +82,7 @@ def test_two_arenas_of_one_kernel_share_their_bytes_as_on_a_gpu() -> None:
 )
 @pytest.mark.parametrize("where", [HostLauncher(), ProgramLauncher()], ids=["host", "program"])
 def test_launches_that_no_card_runs_are_refused(
-    where: HostLauncher | ProgramLauncher,
-    grid: tuple[int, int, int],
-    block: tuple[int, int, int],
-    shared: int,
-    message: str,
+    where: HostLauncher | ProgramLauncher, grid: Dim3, block: Dim3, shared: int, message: str
 ) -> None:
     with pytest.raises(KernelError) as caught:
         where.launch(Kernel(SOURCE, "offend"), grid, block, [], shared)

@@ -43,7 +43,7 @@ def chunk_grid_that_restarts_at_each_call() -> Any:
     return Strategy(chunk=4)
 
 
-class _Halved(torch.autograd.Function):
+class _Turned(torch.autograd.Function):
     """The identity with a wrong derivative."""
 
     @staticmethod
@@ -59,7 +59,7 @@ class _Halved(torch.autograd.Function):
 def wrong_sign_in_a_backward() -> Any:
     class Strategy(Chunkwise):
         def __call__(self, rule: Any, params: Any, tokens: Tokens, state: State, write: Any = None) -> Any:
-            tokens = tokens.replace(k=_Halved.apply(tokens.k))
+            tokens = tokens.replace(k=_Turned.apply(tokens.k))
             return super().__call__(rule, params, tokens, state, write)
 
     return Strategy(chunk=4)
@@ -96,7 +96,7 @@ def anchor_cut_without_a_word() -> Any:
 def wrong_sign_in_a_detached_backward() -> Any:
     class Strategy(Frozen):
         def __call__(self, rule: Any, params: Any, tokens: Tokens, state: State, write: Any = None) -> Any:
-            return super().__call__(rule, params, tokens.replace(v=_Halved.apply(tokens.v)), state, write)
+            return super().__call__(rule, params, tokens.replace(v=_Turned.apply(tokens.v)), state, write)
 
     return Strategy(chunk=4, detach=True)
 

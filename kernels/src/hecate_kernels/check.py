@@ -12,9 +12,8 @@ from hecate_kernels import child
 from hecate_kernels.compare import TIMES_OF_REFERENCE, Difference, differences
 from hecate_kernels.failure import BackendMissingError, BrokenPairError, KernelError, MachineError
 from hecate_kernels.host import SCHEDULES, ProgramLauncher, only_in_children
-from hecate_kernels.launch import Dim3
 from hecate_kernels.nvrtc import ARCHITECTURES
-from hecate_kernels.pair import Argument, Budget, CheckedPair, Kernel, Outputs, Tolerance, Trial
+from hecate_kernels.pair import Argument, Budget, CheckedPair, Dim3, Kernel, Outputs, Tolerance, Trial
 from hecate_kernels.resources import compile_report, demand_compiled, over_budget
 from hecate_kernels.strangers import calling, place_of, raised
 

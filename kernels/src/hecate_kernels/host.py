@@ -19,8 +19,8 @@ from hecate_kernels import child
 from hecate_kernels.cache import workspace
 from hecate_kernels.cpu_build import build
 from hecate_kernels.failure import BackendMissingError, KernelError, sanitizer_line
-from hecate_kernels.launch import Dim3, demand_launchable
-from hecate_kernels.pair import SHARED_LIMITS, Argument, InOut, Kernel, Out
+from hecate_kernels.launch import demand_launchable
+from hecate_kernels.pair import SHARED_LIMITS, Argument, Dim3, InOut, Kernel, Out
 from hecate_kernels.storage import WidthError, behind_alignment, poison, scalar_bytes, span
 
 SCHEDULES = ("ascending", "descending", "random-1", "random-2", "greedy-up", "greedy-random")

@@ -8,13 +8,11 @@ import attrs
 
 from hecate_core.api import InputError
 from hecate_kernels.failure import BackendMissingError, KernelError
-from hecate_kernels.pair import Kernel, KernelPair, Launcher
+from hecate_kernels.pair import Dim3, Kernel, KernelPair, Launcher
 
 BACKENDS = ("host", "nvrtc")
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
 BLOCK_LIMIT = (1024, 1024, 64)
-
-Dim3 = tuple[int, int, int]
 
 
 def demand_launchable(

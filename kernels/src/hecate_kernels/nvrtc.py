@@ -22,9 +22,9 @@ from hecate_core.api import is_shaping
 from hecate_kernels.cache import REMEDY
 from hecate_kernels.failure import BackendMissingError, KernelError, MachineError, compiler_line
 from hecate_kernels.flatten import flatten
-from hecate_kernels.launch import Dim3, demand_launchable
+from hecate_kernels.launch import demand_launchable
 from hecate_kernels.nvrtc_worker import Job, compile_cubin, options
-from hecate_kernels.pair import SHARED_LIMITS, Argument, InOut, Kernel, Out
+from hecate_kernels.pair import SHARED_LIMITS, Argument, Dim3, InOut, Kernel, Out
 from hecate_kernels.storage import WidthError, demand_width
 
 ARCHITECTURES = tuple(SHARED_LIMITS)

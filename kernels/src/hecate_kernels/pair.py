@@ -62,6 +62,8 @@ class InOut:
     tensor: Tensor
 
 
+Dim3 = tuple[int, int, int]  # of a grid in blocks, of a block in threads
+
 Argument = Tensor | Out | InOut | Any
 """A tensor is read only; everything else is a typed scalar (`numpy.int32(T)`, `numpy.float32(x)`)."""
 
@@ -77,12 +79,7 @@ class Launcher(Protocol):
         ...
 
     def launch(
-        self,
-        kernel: Kernel,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        arguments: Sequence[Argument],
-        shared_bytes: int = 0,
+        self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: Sequence[Argument], shared_bytes: int = 0
     ) -> None:
         """Run one kernel; outputs are filled on the tensors' current stream when this returns."""
         ...

@@ -15,9 +15,8 @@ from hecate_kernels import child, nvrtc_worker
 from hecate_kernels.cache import workspace
 from hecate_kernels.failure import KernelError, MachineError, compiler_line, refusal
 from hecate_kernels.host import only_in_children
-from hecate_kernels.launch import Dim3
 from hecate_kernels.nvrtc import ARCHITECTURES, as_job, require_compiler
-from hecate_kernels.pair import SHARED_LIMITS, Argument, Budget, CheckedPair, Kernel
+from hecate_kernels.pair import SHARED_LIMITS, Argument, Budget, CheckedPair, Dim3, Kernel
 from hecate_kernels.strangers import calling
 
 COMPILE_S = 120  # seconds that the compiler may take for one kernel

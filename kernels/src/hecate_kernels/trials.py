@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from hecate_kernels.pair import Argument, Kernel, Launcher, Outputs, Trial
+from hecate_kernels.pair import Argument, Dim3, Kernel, Launcher, Outputs, Trial
 
 LENGTHS = (1, 7, 63, 64, 100, 257)
 WIDTHS = (16, 64, 100, 128)
@@ -59,12 +59,7 @@ class SmallerCard:
         return min(self._limit, self._where.shared_limit(like))
 
     def launch(
-        self,
-        kernel: Kernel,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        arguments: Sequence[Argument],
-        shared_bytes: int = 0,
+        self, kernel: Kernel, grid: Dim3, block: Dim3, arguments: Sequence[Argument], shared_bytes: int = 0
     ) -> None:
         """As the card does it."""
         self._where.launch(kernel, grid, block, arguments, shared_bytes)

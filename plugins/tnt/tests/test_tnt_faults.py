@@ -26,22 +26,21 @@ def planted(told_by: str, rule: str = "delta") -> Callable[[Callable[[], TNT]], 
     return add
 
 
+class Unmasked(TNT):
+    """Local memories write every token."""
+
+    def _piece(self, index: int, plain: Any, mine: Any, tokens: Tokens, local: State, write: Any) -> Any:
+        return super()._piece(index, plain, mine, tokens, local, None)
+
+
 @planted("masked-tokens-rest")
 def local_memories_that_ignore_the_mask() -> TNT:
-    class Faulty(TNT):
-        def _piece(self, index: int, plain: Any, mine: Any, tokens: Tokens, local: State, write: Any) -> Any:
-            return super()._piece(index, plain, mine, tokens, local, None)
-
-    return Faulty(**SMALL)
+    return Unmasked(**SMALL)
 
 
 @planted("masked-tokens-rest")
 def the_only_memory_ignores_the_mask() -> TNT:
-    class Faulty(TNT):
-        def _piece(self, index: int, plain: Any, mine: Any, tokens: Tokens, local: State, write: Any) -> Any:
-            return super()._piece(index, plain, mine, tokens, local, None)
-
-    return Faulty(**LOCAL)
+    return Unmasked(**LOCAL)
 
 
 @planted("masked-tokens-rest")

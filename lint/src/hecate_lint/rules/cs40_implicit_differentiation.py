@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from hecate_lint.confirming import call_of, switched_on
+from hecate_lint.evaluating import is_handed_a_model, measures, runs_model
 from hecate_lint.facts import File, constant, split_words
 from hecate_lint.index import LOOPS, Function, ancestors, function_of, own_nodes, parent, walk
 from hecate_lint.model import Hit
-from hecate_lint.names import dotted_text, parameters
 from hecate_lint.rule import Rule
 from hecate_lint.switches import (
     callers_off,
@@ -26,7 +26,6 @@ from hecate_lint.switches import (
 from hecate_lint.syntax import last_word
 from hecate_lint.vocabulary import EVALUATION
 
-_MODELS = frozenset({"model", "net", "network", "unit", "generator", "encoder", "decoder", "policy"})
 _REGISTERS = frozenset({"register_inner_loop", "register_kernel", "register_probe"})
 _MARKS = frozenset({"autodiff", "custom_vjp", "no_autodiff"})
 _MARK_IT = "mark it @autodiff, @custom_vjp(...) or @no_autodiff"
@@ -234,16 +233,12 @@ def adapt(w, xs):
             if differentiates(function) or switched_off(file, function) or is_forward_path(file, function):
                 continue
             call = next(
-                (
-                    n
-                    for n in walk(function)
-                    if isinstance(n, ast.Call) and _runs_model(n) and not passes_on(function, n)
-                ),
+                (n for n in walk(function) if isinstance(n, ast.Call) and runs_model(n) and not passes_on(function, n)),
                 None,
             )
             if call is not None and not callers_off(file, function):
-                sure = "likely" if _is_handed_a_model(function, call) and is_entry(file, function) else "possible"
-                sure = sure if _measures(function) else "possible"
+                sure = "likely" if is_handed_a_model(function, call) and is_entry(file, function) else "possible"
+                sure = sure if measures(function) else "possible"
                 message = f"`{function.name}` runs `{ast.unparse(call.func)}` and records its graph"
                 yield Hit(call, message, sure, fixable=False)
 
@@ -368,32 +363,6 @@ def _used_for_gradient(function: Function, kept: str) -> bool:
             return True
     word = kept.split(".")[-1].split("[")[0]
     return word.startswith(("grad", "window"))
-
-
-def _runs_model(call: ast.Call) -> bool:
-    text = dotted_text(call.func)
-    parts = text.split(".")
-    if parts[-1] in _MODELS and len(parts) <= 2:
-        return len(parts) == 1 or parts[0] == "self"
-    return False
-
-
-def _is_handed_a_model(function: Function, call: ast.Call) -> bool:
-    text = dotted_text(call.func)
-    names = {arg.arg for arg in parameters(function.args)}
-    return text in names or text.startswith("self.")
-
-
-def _measures(function: Function) -> bool:
-    """Whether nobody can want a gradient: evaluation by its name, `model.eval()`, or plain numbers out.
-
-    Whoever samples or predicts may well differentiate what comes out.
-    """
-    words = set(split_words(function.name))
-    if words & {"eval", "evaluate", "evaluation", "validate", "validation", "val"}:
-        return True
-    called = (n.func.attr for n in walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute))
-    return not {"eval", "argmax", "multinomial", "tolist", "item", "numpy", "cpu"}.isdisjoint(called)
 
 
 def _meant(file: File, node: ast.expr) -> str:
