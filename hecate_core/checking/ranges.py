@@ -21,15 +21,15 @@ class Range:
     high: float
     init: float
     declared: float | None = None
-    anchor: int = 1
+    summed: int = 1  # steps along errors of one memory
 
     @property
     def line(self) -> str:
-        """`level 0: write in [0, 0.01562], starts at 0.007812 (declared to 1; 64 tokens err at one memory)`."""
+        """`level 0: write in [0, 0.01562], starts at 0.007812 (declared to 1; 64 tokens ...)`."""
         said = f"level {self.level}: {self.gate} in [{self.low:.4g}, {self.high:.4g}], starts at {self.init:.4g}"
         if self.declared is None:
             return said
-        return f"{said} (declared to {self.declared:.4g}; {self.anchor} tokens take their errors at one memory)"
+        return f"{said} (declared to {self.declared:.4g}; {self.summed} tokens take their errors at one memory)"
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -54,6 +54,6 @@ def ranges(config: Config) -> list[Range]:
         return []
 
 
-def _range(level: int, name: str, gate: Gate, declared: Gate, anchor: int) -> Range:
+def _range(level: int, name: str, gate: Gate, declared: Gate, summed: int) -> Range:
     shortened = declared.high if gate.high < declared.high else None
-    return Range(level, name, gate.low, gate.high, gate.init, shortened, anchor)
+    return Range(level, name, gate.low, gate.high, gate.init, shortened, summed)
