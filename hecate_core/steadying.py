@@ -1,6 +1,6 @@
 """Ranges for rules made of knobs: where their gates have to end, derived from what the knobs declare and answer.
 
-Specs: specs/forms/composed.md, Eq. 9 to 13. A rule that names ranges of its own (`narrow`) is not asked.
+Specs: specs/forms/composed.md, Eq. 9 to 14. A rule that names ranges of its own (`narrow`) is not asked.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def steadied(
     algorithm: Algorithm,
     gates: Mapping[str, Gate],
 ) -> dict[str, Gate]:
-    """The gates, ended where memories stay bounded for keys in any order. Spec Eq. 9 to 13.
+    """The gates, ended where memories stay bounded for keys in any order. Spec Eq. 9 to 14.
 
     Nothing is narrowed where weights cannot leave a bounded domain, or where a step is mapped to one of fixed size.
     """
@@ -81,6 +81,8 @@ def steadied(
     if has_momentum:
         made["momentum"] = _shorter(made["momentum"], LONGEST, 5.0 / 6.0)
         room *= steady_write(made["momentum"].high)
+    if steep and "erase" in retention.gates:
+        made["erase"], room = _side_by_side(made["erase"], room)
     if steep:
         room /= (steep + (1.0 if algorithm.erases else 0.0)) * (1.0 if structure.linear else NETWORK)
     elif not structure.linear:
@@ -88,6 +90,12 @@ def steadied(
     for name in set(algorithm.gates) - {"momentum"}:
         made[name] = _shorter(made[name], room, 0.5)
     return made
+
+
+def _side_by_side(erase: Gate, step: float) -> tuple[Gate, float]:
+    """An erase by the retention and a step, both shorter by one factor where together they take out more than all."""
+    share = 1.0 / max(1.0, erase.high + step)
+    return _shorter(erase, share * erase.high, 0.5), share * step
 
 
 def _shorter(gate: Gate, high: float, start: float) -> Gate:

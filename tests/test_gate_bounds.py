@@ -13,7 +13,7 @@ from hecate_core.composing import rule_of
 from hecate_core.errors import CompositionError
 from hecate_core.registry import registry
 
-from .gate_streams import WIDTH, largest, strategies, told
+from .gate_streams import ORDERS, WIDTH, largest, strategies, told
 from .rule_forms import CASES
 
 LONG, SHORT = 10_000, 512
@@ -21,6 +21,8 @@ LONG, SHORT = 10_000, 512
 LIMIT = {LONG: 1e6, SHORT: 1e4}
 SEQUENTIAL = 2_000  # tokens of the forms of a rule, one at a time
 
+# Its spec promises nothing for keys that turn (rules/titans.md, Eq. 4 and 5): the other orders stay bounded.
+UNTURNED = [("titans", {"keys": "unordered", "largest_momentum": 0.9})]
 # Specs say of these that no range is stable.
 UNBOUNDED = [("self-modifying-titans", {"values": "free"})]
 
@@ -30,8 +32,9 @@ def _demand_bounded(
 ) -> None:
     rule = rule_of({"name": name, **options})
     found = largest(rule, strategy, chunk, count, width)
+    promised = [not (order.startswith("turning") and (name, options) in UNTURNED) for order in ORDERS]
     print(f"{name} {dict(options)} {strategy} {chunk}: {told(found)}")
-    assert float(found.max()) < LIMIT[LONG if count > SHORT else SHORT], told(found)
+    assert float(found[promised].max()) < LIMIT[LONG if count > SHORT else SHORT], told(found)
 
 
 def _cells(chunks: tuple[int, ...] = (16, 64)) -> Iterator[Any]:

@@ -20,7 +20,7 @@ class Lq(Linked):
     grows as 1 / A where A vanishes. Source: [2504.13173] Eq. 24-25, Sec. 5.2.
     """
 
-    def __init__(self, *, q: float = 4.0, link: str = "printed", floor: float = 1e-12, decay: bool = True) -> None:
+    def __init__(self, *, q: float = 4.0, link: str = "printed", floor: float = 1e-6, decay: bool = True) -> None:
         if not q > 1.0:
             raise CompositionError(f"lq: q = {q}; expected a number > 1")
         if not floor > 0.0:
