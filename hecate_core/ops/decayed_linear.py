@@ -99,7 +99,8 @@ class Reads(NamedTuple):
 class DecayedLinearPair(Protocol):
     """One implementation of the op: a forward and its analytical backward, on flat tensors.
 
-    `saved` is whatever this backward wants from its forward, inputs included.
+    `saved` is whatever this backward wants from its forward, inputs included. A pair with a limit says `longest`: the
+    updates that one call takes; `frozen` walks a longer chunk in pieces, which is the same function.
     """
 
     op: str

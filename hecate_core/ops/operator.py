@@ -92,6 +92,11 @@ class Operator:
         """What the pair declares: dtypes, head sizes, limits; None for one without kernels."""
         return getattr(self.pair, "kernels", None)
 
+    @property
+    def longest(self) -> int | None:
+        """What the pair says of the length of one call; None for one that takes any."""
+        return getattr(self.pair, "longest", None)
+
 
 def operator_of(pair: Any) -> Operator:
     """The pair behind torch operators, defined once per op, backend and class.

@@ -5,6 +5,7 @@ A_t = b_t A_0 + g_t S_0 + sum over i <= t of reach_ti u_i x_i^T (specs/forms/lin
 Chunks lie on an absolute grid and the anchor is state, so however a text is cut the result is the same.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from hecate_core.errors import CompositionError, InputError
 from hecate_core.forms import Factors, Linearised, Pace, Refused
 from hecate_core.ops.affine import NEUTRAL
 from hecate_core.ops.decayed_linear import REFERENCE, DecayedLinearPair, Decays, decays
+from hecate_core.ops.serving import serving
 from hecate_core.protocols import MemoryRule
 from hecate_core.records import Params, State, Tokens
 from hecate_core.shapes import Bool, Float, Tensor
@@ -118,7 +120,8 @@ class Frozen:
     ) -> tuple[Float[Tensor, "B H T V"], State]:
         """See `Strategy`. Raises CompositionError where the rule has no linearised form."""
         form = self._form(rule)
-        sizes = _grid(state.position % self.chunk, tokens.q.shape[2], self.chunk, self._links_once(form))
+        most = _longest(self.pair, tokens.q, form.group)
+        sizes = _grid(state.position % self.chunk, tokens.q.shape[2], self.chunk, self._links_once(form), most)
         if not sizes:
             return self.recall(rule, params, state, tokens.q), state
         if form.gather is not None:
@@ -290,11 +293,17 @@ def _linked(form: Linearised, stored: Mapping[str, Tensor]) -> Mapping[str, Tens
     return stored if form.link is None else {name: form.link(matrix) for name, matrix in stored.items()}
 
 
-def _grid(phase: int, count: int, chunk: int, first_alone: bool) -> list[int]:
-    """Sizes of the pieces that `count` tokens fall into, `phase` tokens into a chunk."""
+def _longest(pair: DecayedLinearPair, q: Float[Tensor, "B H T K"], group: int) -> float:
+    """The most tokens of a chunk that one call of the op takes: a pair may say `longest`, in updates."""
+    updates = getattr(serving(pair, q), "longest", None)
+    return math.inf if updates is None else max(1, updates // group)
+
+
+def _grid(phase: int, count: int, chunk: int, first_alone: bool, most: float) -> list[int]:
+    """Sizes of the pieces that `count` tokens fall into, `phase` tokens into a chunk, none above `most`."""
     sizes = []
     while count > 0:
-        size = 1 if first_alone and phase == 0 else min(chunk - phase, count)
+        size = 1 if first_alone and phase == 0 else int(min(chunk - phase, count, most))
         sizes.append(size)
         count, phase = count - size, (phase + size) % chunk
     return sizes

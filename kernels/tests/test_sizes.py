@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from hecate_kernels.decayed_linear import DecayedKernels
 from hecate_kernels.nvrtc import NvrtcLauncher
 from hecate_kernels.pair import SHARED_LIMITS
 
 from hecate_core import MemoryLayer, backends
-from hecate_core.api import CompositionError
+from hecate_core.api import CompositionError, Decays, InputError, Reads
 from hecate_core.backends import AutoPair, Choice, choices, pair_for
 from hecate_core.ops.affine import REFERENCE, AffineTokens, affine
 from hecate_core.ops.operator import bared, refusal
@@ -46,13 +47,6 @@ def test_every_head_size_is_served(rule: str, head: int) -> None:
     [
         ("kda", 512, {}, 'op "affine_column": head sizes 512 and 512; its kernels take up to 256'),
         ("lattice", 512, {}, 'op "lattice": head sizes 512 and 512; its kernels take up to 256'),
-        ("titans-deep", 16, {"chunk": 256}, 'op "decayed_linear": a chunk of 256 updates of width 16 needs'),
-        (
-            "yaad",
-            16,
-            {"strategy": {"name": "tnt", "global_chunk": 256, "shards": [256]}, "chunk": 8},
-            'op "decayed_linear": a chunk of 256 updates of width 16 needs',
-        ),
     ],
 )
 def test_what_kernels_do_not_serve_is_refused_when_composed(
@@ -65,6 +59,37 @@ def test_what_kernels_do_not_serve_is_refused_when_composed(
     assert told.endswith('or use backend = "reference"') or told.endswith('or backend = "reference"')
     assert "\n" not in told
     _layer(rule, head, "reference", **more)
+
+
+@pytest.mark.parametrize(
+    ("rule", "strategy"),
+    [
+        ("titans-deep", {"name": "frozen", "chunk": 130}),
+        ("omega", {"name": "frozen", "chunk": 48}),  # four updates a token
+        ("moneta", {"name": "frozen", "chunk": 130}),
+        ("delta", {"name": "tnt", "global_chunk": 132, "shards": [132], "local_chunks": [4], "project": False}),
+    ],
+)
+def test_a_chunk_of_more_updates_than_a_call_takes_is_walked_in_pieces(rule: str, strategy: dict[str, Any]) -> None:
+    """The same reads and gradients as in one piece of plain torch, in the middle of a chunk too."""
+    x, found = torch.randn(1, 140, 16, generator=torch.Generator().manual_seed(0)), []
+    for backend in ("reference", "host"):
+        torch.manual_seed(0)
+        layer = MemoryLayer(16, heads=1, rule=rule, strategy=strategy, backend=backend)
+        y, state = layer(x[:, :9])
+        later, _ = layer(x[:, 9:], state)
+        later.square().mean().backward()
+        found.append([y, later, *(one.grad for one in layer.parameters() if one.grad is not None)])
+    for host, wanted in zip(found[1], found[0], strict=True):
+        assert float((host - wanted).detach().norm()) <= 1e-4 * float(wanted.detach().norm())
+
+
+def test_the_op_alone_refuses_more_updates_than_fit() -> None:
+    q, stored = torch.randn(3, 1, 1, 256, 16), torch.randn(1, 1, 1, 16, 16)
+    one = torch.ones(1, 1, 256, 1)
+    made = Decays(torch.ones(1, 1, 256, 256), one, one, torch.ones(1, 1, 1, 1))
+    with pytest.raises(InputError, match='"decayed_linear": a chunk of 256 updates of width 16 needs'):
+        DecayedKernels("host").forward(Reads(*q), stored, made)
 
 
 def test_a_dtype_that_kernels_do_not_take_is_refused_before_the_first_step() -> None:
@@ -96,9 +121,9 @@ def test_auto_takes_kernels_for_networks_on_a_small_card() -> None:
 @pytest.mark.usefixtures("card")
 def test_auto_leaves_to_plain_torch_what_kernels_refuse_and_says_why() -> None:
     (found,) = choices(_layer("titans-deep", 16, "auto", chunk=128), CUDA, torch.float32)
-    assert (found.op, found.asked, found.runs) == ("decayed_linear", "auto", "reference")
-    assert "a chunk of 128 updates of width 16 needs" in found.reason
+    assert (found.runs, found.reason) == ("nvrtc", "NVIDIA L4")
     (found,) = choices(_layer("lattice", 512, "auto"), CUDA, torch.float32)
+    assert (found.op, found.asked, found.runs) == ("lattice", "auto", "reference")
     assert found.reason == "its kernels take heads up to 256 wide, not 512"
 
 

@@ -124,6 +124,7 @@ class DecayedKernels(LaunchedPair):
 
     op = "decayed_linear"
     declared = KERNELS
+    longest = 64  # updates whose scores fit beside the tiles on every card
 
     def forward(self, reads: Reads, stored: Tensor, decays: Decays) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """See `hecate_core.api.DecayedLinearPair`; saves its inputs and recomputes the scores."""

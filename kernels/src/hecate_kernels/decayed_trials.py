@@ -85,11 +85,16 @@ def _cases(thorough: bool) -> Iterator[_Case]:
 
 
 def _networks() -> Iterator[_Case]:
-    """Both factors of an MLP with four times as many hidden channels as its head has, on large and small cards."""
+    """Both factors of an MLP with four times as many hidden channels as its head has, on large and small cards.
+
+    A single token in bfloat16 is left to `product`: its gradient by `ends` is one sum over all entries of the memory,
+    and of 65,536 rounded ones little may be left.
+    """
     cards = (SHARED_LIMITS["sm_90a"], SMALL)
     for seed, (head, dtype, parts, card) in enumerate(itertools.product((64, 100, 128), DTYPES, (1, 2), cards)):
         for values, width in ((4 * head, head), (head, 4 * head)):
-            yield _Case(1 if seed % 7 == 6 else 64, width, dtype, bool(seed % 2), parts, values, seed, card)
+            length = 1 if seed % 5 == 4 and dtype is torch.float32 else 64
+            yield _Case(length, width, dtype, bool(seed % 2), parts, values, seed, card)
     for dtype in DTYPES:
         yield _Case(7, 1024, dtype, False, 2, 256, 0)
         yield _Case(7, 256, dtype, True, 2, 1024, 1, SMALL)
