@@ -72,6 +72,14 @@ def test_10000_mutated_files_are_linted_or_refused_in_one_line(tmp_path: Path) -
         lint_mutants(folder, 500, seed=100 + seed)
 
 
+@pytest.mark.parametrize("filters", [[], ["-W", "error"]])
+def test_what_python_only_warns_of_is_read_in_silence(tmp_path: Path, filters: list[str]) -> None:
+    (tmp_path / "warned.py").write_text('x = 1if True else 2\ny = "\\d"\nz = 0xfor 2\nassert (1, "x")\n"a" is "a"\n')
+    command = [sys.executable, *filters, "-m", "hecate_lint", "--no-cache", "warned.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b""), done.stdout
+
+
 def test_every_horror_is_one_line_and_the_others_are_still_linted(tmp_path: Path) -> None:
     names = horrors.make(tmp_path)
     assert len(names) + 8 >= 60

@@ -7,6 +7,7 @@ do not end one. Columns of `ast` count UTF-8 bytes; everything here counts chara
 import ast
 import codecs
 import re
+import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -77,7 +78,9 @@ class Source:
     def parse(self) -> ast.Module:
         """The syntax tree; `UnreadableError` says in one line why there is none."""
         try:
-            return ast.parse(self.text)
+            with warnings.catch_warnings():  # what Python warns of, such as "\d", is no concern of any rule
+                warnings.simplefilter("ignore")
+                return ast.parse(self.text)
         except SyntaxError as error:
             reason = " ".join(str(error.msg).split()) or "invalid syntax"
             raise UnreadableError(f"cannot parse: {reason}", error.lineno or 1) from error
