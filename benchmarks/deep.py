@@ -1,6 +1,6 @@
 """Deep memories on a CPU: tokens/s of Titans with an MLP under `frozen`, against a public implementation.
 
-python benchmarks/deep.py [--out FILE] [--width 64] [--batch 1] [--tokens 1024]
+python benchmarks/deep.py [--out FILE] [--width 64] [--batch 1] [--tokens 1024] [--processes 5]
 
 The peer is titans-pytorch 0.5.5 (`pip install --no-deps titans-pytorch==0.5.5` and what it imports); without it the
 other lines are measured.
@@ -9,10 +9,11 @@ other lines are measured.
 import argparse
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,15 @@ from hecate_core.parameters import RuleParams
 from hecate_core.records import Tokens
 from hecate_core.strategies.frozen import Frozen
 
-ROUNDS, EXPANSION = 7, 4
+ROUNDS, EXPANSION = 9, 4
 RECIPE = (
     "Eager, forward and backward, float32, CPU time of one thread, fastest of interleaved rounds; every side makes q,"
     " k, v and three gates from the same activations by plain projections. Two layers, GELU, expansion 4, momentum. "
     "The peer takes every inner gradient at the memory that the whole call began with and reads the memory of the "
     "chunk before; ours takes them at each chunk's start and reads after each token. 'peer, gradients per chunk' is "
     "the same class with batch_size = chunk. 'by hand' is our memory written for this network alone, around the same "
-    "op. Peak memory: growth of the resident set over one call in a fresh process (Linux), after a call of one chunk."
+    "op. Peak memory: growth of the resident set over one call in a fresh process (Linux), after a call of one chunk. "
+    "Speeds and ratios are medians over fresh processes, with the lowest and highest ratio behind."
 )
 
 
@@ -157,16 +159,49 @@ def peak(name: str, width: int, batch: int, tokens: int, chunk: int, norm: bool)
     return round((resident("VmHWM") - before) / 1024, 1)
 
 
+def speeds(given: argparse.Namespace, size: list[str], chunk: int, norm: bool) -> list[dict[str, float]]:
+    """What `measured` says in each of several fresh processes: where memory lies moves a ratio by some percent."""
+    command = [sys.executable, __file__, *size, f"--speed={chunk}/{norm}"]
+    runs = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(given.processes))
+    return [json.loads(run.stdout.splitlines()[-1]) for run in runs]
+
+
+def ratio(runs: list[dict[str, float]], other: str) -> dict[str, float]:
+    """How many times as fast as another side ours is, over all processes."""
+    found = [round(run["generic"] / run[other], 2) for run in runs]
+    return {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
+
+
+def rows_of(given: argparse.Namespace, size: list[str], chunk: int, norm: bool) -> Iterator[dict[str, Any]]:
+    """Every contender's speed and memory, and the ratios of ours."""
+    runs = speeds(given, size, chunk, norm)
+    for name in runs[0]:
+        command = [sys.executable, __file__, *size, f"--peak={name}/{chunk}/{norm}"]
+        grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+        speed = round(statistics.median(run[name] for run in runs))
+        others = [other for other in runs[0] if name == "generic" != other]
+        yield {
+            "chunk": chunk, "norm and residual": norm, "name": name, "tokens/s": speed, "peak MiB": grown,
+            **{f"times {other}": ratio(runs, other) for other in others},
+        }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--speed", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if given.speed:
+        chunk, norm = given.speed.split("/")
+        print(json.dumps(measured(given.width, given.batch, given.tokens, int(chunk), norm == "True")))
+        return
     if given.peak:
         name, chunk, norm = given.peak.split("/")
         print(peak(name, given.width, given.batch, given.tokens, int(chunk), norm == "True"))
@@ -175,22 +210,16 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for chunk in (16, 64):
         for norm in (False, True):
-            speeds = measured(given.width, given.batch, given.tokens, chunk, norm)
-            for name, speed in speeds.items():
-                command = [sys.executable, __file__, *size, f"--peak={name}/{chunk}/{norm}"]
-                grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-                ratio = {f"times {other}": round(speed / speeds[other], 2) for other in speeds if other != name}
-                rows.append(
-                    {"chunk": chunk, "norm and residual": norm, "name": name, "tokens/s": speed, "peak MiB": grown}
-                    | (ratio if name == "generic" else {})
-                )
-                print(rows[-1], flush=True)
+            for row in rows_of(given, size, chunk, norm):
+                rows.append(row)
+                print(row, flush=True)
     if given.out:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         about = {"schema": "hecate.benchmark/1", "recipe": RECIPE, "torch": torch.__version__}
         about["commit"] = commit.stdout.strip()
         sizes = {"width": given.width, "batch": given.batch, "tokens": given.tokens}
-        result = about | {"python": platform.python_version()} | sizes | {"measurements": rows}
+        counts = {"rounds": ROUNDS, "processes": given.processes}
+        result = about | {"python": platform.python_version()} | counts | sizes | {"measurements": rows}
         given.out.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -74,15 +74,16 @@ def memory(rows: list[dict[str, Any]]) -> str:
 
 def deep(found: list[dict[str, Any]]) -> str:
     """Rows of a memory that is an MLP: ours against the peer at equal width, expansion, momentum and chunk."""
-    names = ("times peer", "times peer, gradients per chunk", "times by hand", "peak MiB")
+    names = ("times peer", "times peer, gradients per chunk", "times by hand")
     rows = [
         (one["width"], one["batch"], row["chunk"], "yes" if row["norm and residual"] else "no", row["tokens/s"])
-        + tuple(row.get(name, "") for name in names)
+        + tuple(_spread(row[name]) if name in row else "" for name in names)
+        + (row["peak MiB"],)
         for one in found
         for row in one["measurements"]
         if row["name"] == "generic"
     ]
-    return table(("width", "batch", "chunk", "norm and residual", "tokens/s", *names), rows)
+    return table(("width", "batch", "chunk", "norm and residual", "tokens/s", *names, "peak MiB"), rows)
 
 
 def page(found: dict[str, Any], deeper: list[dict[str, Any]]) -> str:
@@ -108,7 +109,8 @@ def page(found: dict[str, Any], deeper: list[dict[str, Any]]) -> str:
         recipe["memory"],
         memory(found["memory"]),
         "## Deep memories: Titans with an MLP of two layers under `frozen`",
-        f"{deeper[0]['recipe']} {deeper[0]['tokens']} tokens; torch {deeper[0]['torch']}, "
+        f"{deeper[0]['recipe']} Rounds: {deeper[0]['rounds']}; processes: {deeper[0]['processes']}. "
+        f"{deeper[0]['tokens']} tokens; torch {deeper[0]['torch']}, "
         f"commit {deeper[0]['commit']}. Rows differ in batch, chunk and norm; a ratio compares the sides of one row.",
         deep(deeper),
     ]
