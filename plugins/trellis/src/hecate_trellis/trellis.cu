@@ -55,6 +55,8 @@ __device__ __forceinline__ void hand_from_map(float* hand, const float (&x)[per_
         return;
     }
     __syncwarp();
+    for (int j = lane_of(); j < each; j += 32)  // slots that fill the last warps up: no lane has them in its map
+        if (warp_of() * each + j >= 32 * per_lane) hand[j] = 0.0f;
 #pragma unroll
     for (int i = 0; i < per_lane; ++i) {
         const int j = slot_in_map(i) - warp_of() * each;

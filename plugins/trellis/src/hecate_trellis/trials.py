@@ -31,6 +31,7 @@ def _covering() -> Iterator[SlotCase]:
         (7, 100, 100, float32, True, "silu, entries", False),
         (257, 16, 16, float32, False, "silu, slots", True),
         (64, 64, 16, float32, False, "l2-silu, entries", False),
+        (5, 70, 16, float32, False, "l2-silu, entries", False),  # warps have room for slots that no lane maps
     ]
     yield from (SlotCase(*row, seed=seed) for seed, row in enumerate(rows))
     yield SlotCase(36, 6, 40, float32, True, "ln-silu, entries", True, seed=0, far=True)
