@@ -64,6 +64,13 @@ extern "C" __global__ void order(float* data, int* flags, float* out, int which)
         if (t == 0 && last[0])
             for (int i = 0; i < (int)gridDim.x; ++i) out[0] += data[i];
     }
+    if (which == 32) {  // a fence and a flag of the next thread, in both blocks: the write itself is ordered by nothing
+        if (blockIdx.x == 0 && t == 0) data[0] = 5.0f;
+        if (blockIdx.x == 0 && t == 1) publish(data + 1, flags, false, true);
+        if (blockIdx.x == 1 && t == 1) out[0] = await(data + 1, flags, true);
+        if (blockIdx.x == 1 && t == 0) __nanosleep(10);
+        if (blockIdx.x == 1 && t == 0) out[1] = data[0];
+    }
     if (which == 40) {  // a lock around a sum, taken by every thread of every block
         while (atomicCAS(flags, 0, 1) != 0) {
         }

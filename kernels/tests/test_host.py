@@ -81,16 +81,27 @@ def test_racecheck_alone_sees_blocks_race(tmp_path: Path) -> None:
     assert "data race" in str(_fault(RampPair(planted), "race"))
 
 
-@pytest.mark.parametrize("place", ["blockIdx.x * 256 + threadIdx.x", "blockIdx.x % 8 * 256 + threadIdx.x"])
-def test_racecheck_takes_more_blocks_than_thread_sanitizer_holds_fibers(place: str, tmp_path: Path) -> None:
-    """The eighth block after one has the threads' very identities, where they are forgotten in between."""
-    kernel, out = _kernel(tmp_path, f"out[{place}] = (float)blockIdx.x;"), torch.zeros(33 * 256)
+def _racecheck_blocks(body: str, blocks: int, folder: Path) -> None:
+    kernel, out = _kernel(folder, body), torch.zeros(blocks * 256)
     racecheck = ProgramLauncher("thread", ("ascending",), child.Limits(memory_mib=None))
-    if "%" not in place:
-        racecheck.launch(kernel, (33, 1, 1), (256, 1, 1), [InOut(out)])
-        return
+    racecheck.launch(kernel, (blocks, 1, 1), (256, 1, 1), [InOut(out)])
+
+
+@pytest.mark.parametrize("fence", ["", pytest.param(" __threadfence();", marks=pytest.mark.soak)])
+def test_racecheck_takes_more_threads_than_thread_sanitizer_holds_fibers(fence: str, tmp_path: Path) -> None:
+    """8,448 threads: with a fence each has an identity of its own, most of a millisecond's work."""
+    _racecheck_blocks(f"out[blockIdx.x * 256 + threadIdx.x] = (float)blockIdx.x;{fence}", 33, tmp_path)
+
+
+@pytest.mark.parametrize("body", ["out[blockIdx.x % 8 * 256 + threadIdx.x] = 1.0f;", "out[threadIdx.x % 64] = 1.0f;"])
+def test_racecheck_compares_every_block_with_every_other_and_its_own_threads(body: str, tmp_path: Path) -> None:
     with pytest.raises(KernelError, match=r"k\.cu:3: data race with line 3"):
-        racecheck.launch(kernel, (9, 1, 1), (256, 1, 1), [InOut(out)])
+        _racecheck_blocks(body, 9, tmp_path)
+
+
+def test_a_thread_of_a_later_block_is_compared_with_its_own_blocks_threads(tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match=r"k\.cu:3: data race with line 3"):
+        _racecheck_blocks("if (blockIdx.x == 2) out[threadIdx.x / 2] = 1.0f;", 3, tmp_path)
 
 
 def test_kernels_of_a_process_share_their_stacks(tmp_path: Path) -> None:
@@ -317,3 +328,21 @@ def test_a_build_counts_only_whole_and_under_its_own_name(tmp_path: Path, monkey
     first.with_name(f"{first.name}.seal").unlink()
     build(forward)
     assert compiled == [first] * 3
+
+
+def test_parsed_headers_are_taken_where_they_fit_and_made_anew_where_they_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HECATE_KERNEL_CACHE", str(tmp_path / "cache"))
+    build(_kernel(tmp_path, "out[0] = sqrtf(2.0f);"))
+    (parsed,) = (tmp_path / "cache").glob("*.hpp.gch")
+    parsed.write_bytes(b"gpch" + parsed.read_bytes()[:99])
+    out = torch.zeros(1)
+    HostLauncher().launch(_kernel(tmp_path, "out[0] = sqrtf(4.0f);"), (1, 1, 1), (1, 1, 1), [Out(out)])
+    assert out[0] == 2
+    command = [cpu_build.find_compiler(), *cpu_build._COMMON, *cpu_build._FLAVOUR["library"]]
+    source = tmp_path / "empty.cpp"
+    source.write_text("")
+    asked = [*command, *cpu_build._machine_flags(), "-H", "-c", str(source), "-o", str(tmp_path / "empty.o")]
+    taken = child.run([*asked, "-include", str(parsed.with_suffix(""))], child.Limits())
+    assert taken.text.startswith(f"! {parsed}")

@@ -83,7 +83,7 @@ def outcome(seed: int, folder: Path) -> tuple[str, str | None]:
     (line,) = check_pair(op, pair, checks=(check,), limits=LIMITS)
     found = None if line.good else line.text
     for built in cache_folder().iterdir():
-        if built.is_file() and not built.name.startswith(".") and ".o" not in built.suffixes:
+        if built.is_file() and not built.name.startswith(".") and not {".o", ".hpp"} & set(built.suffixes):
             built.unlink()
     return op, found
 

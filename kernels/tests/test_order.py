@@ -41,6 +41,7 @@ def test_what_cuda_orders_is_no_race(which: int, blocks: int) -> None:
         pytest.param(21, 1, id="a volatile flag is no fence"),
         pytest.param(23, 1, id="volatile on one side"),
         pytest.param(31, 5, id="a fence of the block reaches no other block"),
+        pytest.param(32, 2, id="blocks that meet by a fence, but not these threads of theirs"),
     ],
 )
 def test_what_cuda_does_not_order_is_a_race(which: int, blocks: int) -> None:

@@ -85,20 +85,25 @@ int main(int count, char** words) {
     need(launch.entry, "names a kernel that is not here");
 
     std::vector<std::vector<unsigned char>> first;
-    const unsigned runs = schedules + (hecate_host::forgets_blocks(launch) ? 1 : 0);
-    for (unsigned run = 0; run < runs; ++run) {
+    const bool races = hecate_host::is_racecheck();
+    const bool alone = launch.grid.x * launch.grid.y * launch.grid.z == 1;
+    std::vector<hecate_host::Told> runs(schedules, races ? hecate_host::Told::threads : hecate_host::Told::both);
+    if (races && !alone) runs.push_back(hecate_host::Told::blocks);
+    for (size_t run = 0; run < runs.size(); ++run) {
         std::vector<void*> pointers;
         for (Argument& argument : arguments) {
             fresh(argument);
             pointers.push_back(argument.kind ? static_cast<void*>(&argument.memory) : argument.memory);
         }
         launch.arguments = pointers.data();
-        launch.by_block = run == schedules;
-        launch.schedule = static_cast<int>(chosen[launch.by_block ? 0 : run]);
+        launch.told = runs[run];
+        launch.schedule = static_cast<int>(chosen[run < schedules ? run : 0]);
         if (const char* message = hecate_host::run(launch)) {
             fprintf(stderr, "%s (schedule %s)\n", message, hecate_host::schedule_names[launch.schedule]);
             _exit(3);
         }
+        if (launch.told == hecate_host::Told::blocks && hecate_host::fenced_blocks())
+            runs.push_back(hecate_host::Told::both);
         for (size_t i = 0, slot = 0; i < arguments.size(); ++i) {
             if (!arguments[i].kind) continue;
             const size_t bytes = arguments[i].initial.size();

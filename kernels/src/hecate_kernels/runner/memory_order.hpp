@@ -84,6 +84,7 @@ void fence(Site site, bool device) {
         release(mine);
         world.fences.push_back(mine);
         fiber.fenced = mine;
+        world.fenced_blocks |= device;
         if (device) fiber.observed.clear();
     }
     pause(site);

@@ -71,8 +71,7 @@ constexpr size_t idle_stacks = 64;  // of each library; a process may map 65,000
 constexpr size_t idle_stacks = 1024;  // of the process: as many as a block has threads
 #endif
 
-// Blocks that ran before are then seen by chance only, for a new thread may have the identity of an old one: another
-// run, by block, compares them.
+// Blocks that ran before are then seen by chance only, for a new thread may have the identity of an old one.
 void forget_identities() {
     for (void* fiber : world.retired) __tsan_destroy_fiber(fiber);
     world.retired.clear();
@@ -80,14 +79,13 @@ void forget_identities() {
 
 }  // namespace
 
-bool forgets_blocks(const Launch& launch) {
-    const unsigned long long threads = launch.block.x * launch.block.y * launch.block.z;
-    return __tsan_create_fiber && threads * launch.grid.x * launch.grid.y * launch.grid.z > most_identities;
-}
+bool is_racecheck() { return __tsan_create_fiber; }
+
+bool fenced_blocks() { return world.fenced_blocks; }
 
 const char* run(const Launch& launch) {
     world.launch = launch;
-    world.failed = false;
+    world.failed = world.fenced_blocks = false;
     world.random = 0x9E3779B97F4A7C15ull * (launch.seed + 1 + static_cast<unsigned>(launch.schedule));
     const unsigned count = launch.block.x * launch.block.y * launch.block.z;
     world.fibers.clear();
@@ -109,7 +107,8 @@ const char* run(const Launch& launch) {
     for (unsigned i = 0; i < blocks && !world.failed; ++i) {
         const unsigned b = block_order[i];
         world.blocks = i;
-        if (world.retired.size() + (launch.by_block ? 1 : count) > most_identities) forget_identities();
+        const unsigned more = launch.told == Told::both ? count : launch.told == Told::blocks;
+        if (world.retired.size() + more > most_identities) forget_identities();
         run_block({b % launch.grid.x, b / launch.grid.x % launch.grid.y, b / (launch.grid.x * launch.grid.y)});
     }
     current = nullptr;
@@ -140,6 +139,6 @@ extern "C" __attribute__((visibility("default"))) const char* hecate_launch(
     hecate_host::Entry entry, const unsigned* grid, const unsigned* block, size_t dynamic_bytes, void** arguments,
     int schedule) {
     hecate_host::Launch launch{entry,         arguments, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
-                               dynamic_bytes, schedule,  0, false};
+                               dynamic_bytes, schedule,  0, hecate_host::Told::both};
     return hecate_host::run(launch);
 }

@@ -105,6 +105,10 @@ void unpack(void (*kernel)(A...), void** arguments) {
     unpack(kernel, arguments, typename MakeIndices<sizeof...(A)>::type());
 }
 
+// What racecheck tells apart. The identity of a thread costs ThreadSanitizer most of a millisecond, so it is first a
+// thread of whichever block, then a block. Where fences order threads of one block with threads of another, it is both.
+enum class Told : int { threads, blocks, both };
+
 struct Launch {
     Entry entry;
     void** arguments;
@@ -112,14 +116,17 @@ struct Launch {
     size_t dynamic_bytes;
     int schedule;   // index into the names of `schedule_names`
     unsigned seed;
-    bool by_block;  // racecheck tells blocks apart, not their threads: so many more fit
+    Told told;
 };
 
 constexpr int schedule_count = 6;
 extern const char* const schedule_names[schedule_count];
 
-// Whether racecheck forgets blocks of this launch, so that another run by block has to compare them.
-bool forgets_blocks(const Launch& launch);
+// Whether this is racecheck, which runs a launch again for everything that has to be told apart.
+bool is_racecheck();
+
+// Whether a fence of the last launch was one for other blocks too.
+bool fenced_blocks();
 
 // Runs one launch; returns null, or one line `file:line: message` (valid until the next launch).
 const char* run(const Launch& launch);

@@ -133,8 +133,9 @@ void prepare_block(Index3 block) {
         for (int i = 0; i < 6; ++i) *--frame = nullptr;
         fiber.stack_pointer = frame;
         if (__tsan_create_fiber) {
-            if (world.launch.by_block && rank) {
-                fiber.tsan = world.retired.back();
+            const bool again = world.launch.told == Told::threads && rank < world.retired.size();
+            if (again || (world.launch.told == Told::blocks && rank)) {
+                fiber.tsan = again ? world.retired[rank] : world.retired.back();
                 continue;
             }
             fiber.tsan = __tsan_create_fiber(0);
@@ -151,9 +152,9 @@ void prepare_block(Index3 block) {
     release(&world.start_token);
 }
 
-// Under ThreadSanitizer every block gets stacks of its own: a local variable is nobody else's memory.
+// Blocks that ThreadSanitizer tells apart have stacks of their own: a local variable is nobody else's memory.
 void ensure_stacks(size_t count) {
-    if (__tsan_create_fiber) {
+    if (__tsan_create_fiber && world.launch.told != Told::threads) {
         world.old_stacks.insert(world.old_stacks.end(), stacks.begin(), stacks.end());
         stacks.clear();
     }

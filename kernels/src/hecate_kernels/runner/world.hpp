@@ -72,7 +72,7 @@ struct World {
     std::vector<unsigned char*> old_stacks;
     std::vector<Warp> warps;
     std::vector<Shared> shared;
-    std::vector<void*> retired;  // TSan identities outlive their block, or races between blocks hide
+    std::vector<void*> retired;  // TSan identities; each outlives its block, or races between blocks hide
     std::vector<unsigned> order, warp_order;
     size_t static_bytes = 0;
     unsigned waiting = 0, done = 0;
@@ -84,6 +84,7 @@ struct World {
     void* scheduler_tsan = nullptr;
     unsigned long long random = 0;
     bool failed = false;
+    bool fenced_blocks = false;
     char message[1024];
     unsigned passed = 0, blocks = 0;  // barriers of this block; blocks before it
     char start_token = 0, end_token = 0;

@@ -24,6 +24,7 @@ constexpr int C = CHUNK, V = (HEAD_V + 15) / 16 * 16, K = (HEAD_K + 15) / 16 * 1
 constexpr int ld_v = V + 1, ld_k = K + 1, warps = THREADS / 32;
 constexpr int evidence = V * ld_k, texts = C * (2 * ld_v + ld_k);                    // floats of one block
 constexpr int workspace = (NEAR < 2 ? evidence : 0) + (NEAR < 1 ? texts : 0);
+constexpr int beside = C < 32 || NEAR < 1 ? 32 : 1;  // threads on one update: alone, they read odd rows side by side
 constexpr long long matrix = (long long)HEAD_V * HEAD_K;
 constexpr float lowest = -3.4028235e38f, per_turn = 0.63661977f;                     // 2 / pi
 
@@ -305,11 +306,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 if (threadIdx.x == 0) d_shares[token * PARTS + j] = along;
             }
             __syncthreads();
-            for (int i = threadIdx.x / 32; i < count; i += warps) {
+            for (int i = threadIdx.x / beside; i < C; i += THREADS / beside) {
                 float sum = 0.0f;
-                for (int v = threadIdx.x % 32; v < V; v += 32) sum += w.u[i * ld_v + v] * w.moved[i * ld_v + v];
-                sum = warp_sum(sum);
-                if (threadIdx.x % 32 == 0) d_reach[token * count + i] = sum;
+                for (int v = threadIdx.x % beside; v < V; v += beside) sum += w.u[i * ld_v + v] * w.moved[i * ld_v + v];
+                if (beside > 1) sum = warp_sum(sum);
+                if (i < count && threadIdx.x % beside == 0) d_reach[token * count + i] = sum;
             }
             __syncthreads();
         }

@@ -1,12 +1,7 @@
 // The words of hecate_device.cuh on the host: every synchronising word hands its source line to the runner.
 #pragma once
 
-// The special functions of C++17, which CUDA lacks, make up most of what compiling a small kernel costs.
-#include <cstddef>
-#undef _GLIBCXX_USE_STD_SPEC_FUNCS
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
+#include "host_headers.cuh"
 extern "C" {  // the few of their headers' words that CUDA has: parsing those costs as much as a small kernel
 int printf(const char*, ...);
 void* memcpy(void*, const void*, size_t) noexcept;
