@@ -3,6 +3,8 @@
 # ruff: noqa: E501
 import importlib
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from hecate_kernels import strangers
 from hecate_kernels.check import check_pair
 from hecate_kernels.failure import KernelError
+from hecate_kernels.overdue import ended_after, not_counted
 from hecate_kernels.pair import InOut, Kernel, Launcher, Outputs, Trial
 from hecate_kernels.strangers import calling
 from ramp import RampPair
@@ -118,6 +122,50 @@ def test_a_module_among_the_installed_ones_is_blamed_for_its_own_line(tmp_path: 
     told = rf"^{home}/mine_of_a_stranger\.py:8: it raised RuntimeError: inside; expected more$"
     with pytest.raises(KernelError, match=told), calling("it", "more", pair):
         pair.trials(False)
+
+
+def _forever(*_: Any) -> Any:
+    while True:
+        try:
+            while True:
+                torch.zeros(1)  # for ever
+        except Exception:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("trials", "what"),
+    [(_forever, r"trials\(\)"), (_first(truth=_forever), "the truth of T 7"), (_first(run=_forever), "the run of T 7")],
+)
+def test_python_that_goes_on_for_ever_is_ended_in_its_line(
+    trials: Any, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strangers, "PYTHON_S", 0.2)
+    (line,) = check_pair("ramp", Odd(trials), checks=("numbers",))
+    assert line.status == ExitCode.FOUND
+    assert re.match(rf"{HERE}:\d+: {what} took longer than 0\.2 s; expected", line.text), line.text
+
+
+def test_what_a_launch_takes_is_not_counted() -> None:
+    with ended_after(1000):
+        with not_counted():
+            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_thread_of_its_own_is_handed_no_signal() -> None:
+    done: list[int] = []
+
+    def work() -> None:
+        with ended_after(0.01), not_counted():
+            done.append(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [1]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_an_interrupt_is_passed_on() -> None:

@@ -13,6 +13,7 @@ from hecate_kernels.compare import TIMES_OF_REFERENCE, Difference, differences
 from hecate_kernels.failure import BackendMissingError, BrokenPairError, KernelError, MachineError
 from hecate_kernels.host import SCHEDULES, ProgramLauncher, only_in_children
 from hecate_kernels.nvrtc import ARCHITECTURES
+from hecate_kernels.overdue import not_counted
 from hecate_kernels.pair import Argument, Budget, CheckedPair, Dim3, Kernel, Outputs, Tolerance, Trial
 from hecate_kernels.resources import compile_report, demand_compiled, over_budget
 from hecate_kernels.strangers import calling, place_of, raised
@@ -172,7 +173,8 @@ class _Counted:
                 f"{kernel.source}:1: a launch of {kernel} asks for {shared_bytes} bytes of dynamic shared memory; "
                 f"the kernel says {kernel.shared_bytes}"
             )
-        self._where.launch(kernel, grid, block, arguments, shared_bytes)
+        with not_counted():
+            self._where.launch(kernel, grid, block, arguments, shared_bytes)
         self._seen |= {kernel.symbol} if 0 not in grid else set()
 
     def demand(self, pair: CheckedPair) -> None:

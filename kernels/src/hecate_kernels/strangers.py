@@ -10,19 +10,22 @@ from typing import Any
 
 from hecate_core.api import HecateError
 from hecate_kernels.failure import KernelError
+from hecate_kernels.overdue import Overdue, ended_after
 
 LONGEST = 240  # characters of an exception's text
+PYTHON_S = 600.0  # seconds that one call of a pair's own code may take, launches not counted
 
 
 @contextlib.contextmanager
 def calling(what: str, wanted: str, pair: Any) -> Iterator[None]:
     """Runs the block as a call of a pair's own code: KernelError with the place for whatever it raises.
 
-    SystemExit is no exception from that, a KeyboardInterrupt is: it cannot be told from Ctrl-C. What is printed
-    meanwhile goes to stderr, because stdout is the result.
+    So it is for what takes longer than PYTHON_S, launches not counted. SystemExit is no exception from that, a
+    KeyboardInterrupt is: it cannot be told from Ctrl-C. What is printed meanwhile goes to stderr, because stdout is
+    the result.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), ended_after(PYTHON_S):
             yield
     except (KeyboardInterrupt, HecateError):
         raise
@@ -34,6 +37,8 @@ def raised(error: BaseException) -> str:
     """An exception in words."""
     if isinstance(error, SystemExit):
         return f"called sys.exit({text_of(error)})"
+    if isinstance(error, Overdue):
+        return text_of(error)
     return f"raised {type(error).__name__}{': ' * bool(text_of(error))}{text_of(error)}"
 
 
